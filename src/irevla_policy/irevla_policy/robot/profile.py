@@ -1,0 +1,219 @@
+"""The robot profile: the single contract that policy node, guard, recorder, dataset and simulator read.
+
+One YAML file (`config/robots/NAME.yaml`) names cameras, joints with limits, command interface, control rate, action
+space, gripper, home pose and workspace. What is recorded is what was seen and sent, so training and serving cannot
+drift apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from irevla_policy.settings import SettingsError, from_dict, load, setting, to_dict
+
+ACTION_SPACES = ("ee_delta", "joint_delta", "joint_position", "joint_velocity")
+ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8", "mono8")
+PROPRIOCEPTION = ("ee_position", "joint_positions", "gripper")
+COMMAND_TYPES = ("trajectory_msgs/JointTrajectory", "std_msgs/Float64MultiArray")
+
+# A joint position beyond two turns, a speed beyond 8 turns a second or a length beyond 10 m
+# is a file written in degrees or millimetres rather than a robot.
+_LARGEST_ANGLE = 4 * math.pi
+_LARGEST_SPEED = 50.0
+_LARGEST_LENGTH = 10.0
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A camera as the robot's drivers publish it."""
+
+    name: str = setting(doc="Name that the model and the data use")
+    topic: str = setting(doc="Topic of sensor_msgs/Image")
+    width: int = setting(doc="Image width", unit="px", at_least=8, at_most=8192)
+    height: int = setting(doc="Image height", unit="px", at_least=8, at_most=8192)
+    encoding: str = setting("rgb8", "Encoding that the driver promises", choices=ENCODINGS)
+    rate: float = setting(20.0, "Frame rate that the driver promises", unit="Hz", above=0.0, at_most=1000.0)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A joint of the arm with the limits that every published command keeps."""
+
+    name: str = setting(doc="Name in joint states, URDF and commands")
+    position: tuple[float, float] = setting(
+        doc="Lowest and highest position", unit="rad", at_least=-_LARGEST_ANGLE, at_most=_LARGEST_ANGLE
+    )
+    velocity: float = setting(doc="Largest speed", unit="rad/s", above=0.0, at_most=_LARGEST_SPEED)
+    acceleration: float = setting(doc="Largest acceleration", unit="rad/s^2", above=0.0, at_most=1000.0)
+
+    def __post_init__(self) -> None:
+        if self.position[0] >= self.position[1]:
+            raise SettingsError(
+                f"position: the lowest must be below the highest, found {list(self.position)} for joint {self.name!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Gripper:
+    """The gripper: one command in [-1 (open), 1 (closed)] that travels with the arm's trajectory."""
+
+    joint: str = setting(doc="Name in joint states and in the command")
+    opening: tuple[float, float] = setting(
+        (0.0, 0.1), "Joint-state position when closed and when open", unit="m", at_least=-1.0, at_most=1.0
+    )
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Box that the end effector stays in, in the base frame."""
+
+    low: tuple[float, float, float] = setting(
+        doc="Lower corner", unit="m", at_least=-_LARGEST_LENGTH, at_most=_LARGEST_LENGTH
+    )
+    high: tuple[float, float, float] = setting(
+        doc="Upper corner", unit="m", at_least=-_LARGEST_LENGTH, at_most=_LARGEST_LENGTH
+    )
+
+    def __post_init__(self) -> None:
+        if any(low >= high for low, high in zip(self.low, self.high, strict=True)):
+            raise SettingsError(f"low must be below high in every axis, found {list(self.low)} and {list(self.high)}")
+
+
+@dataclass(frozen=True)
+class CommandInterface:
+    """Where the guard sends commands."""
+
+    topic: str = setting(doc="Command topic of the arm's controller; the guard is its only publisher")
+    type: str = setting("trajectory_msgs/JointTrajectory", "Message type of the topic", choices=COMMAND_TYPES)
+
+
+@dataclass(frozen=True)
+class Kinematics:
+    """The kinematic model."""
+
+    urdf: str = setting(doc="URDF file, absolute or relative to the profile")
+    ee_frame: str = setting(doc="Frame of the URDF that `ee_delta` moves and the workspace box bounds")
+
+
+@dataclass(frozen=True)
+class RobotProfile:
+    """Everything that the suite knows about a robot."""
+
+    name: str = setting(doc="Name of the robot, recorded in every episode")
+    cameras: tuple[Camera, ...] = setting(doc="Cameras, in the order in which the model sees them")
+    joints: tuple[Joint, ...] = setting(doc="Joints of the arm, in the order of states and commands")
+    home: tuple[float, ...] = setting(doc="Joint positions at the start of an episode", unit="rad")
+    workspace: Workspace = setting(doc="Box that the end effector stays in")
+    kinematics: Kinematics = setting(doc="Kinematic model")
+    command: CommandInterface = setting(doc="Command interface")
+    gripper: Gripper | None = setting(None, "Gripper; leave out for an arm without one")
+    joint_states_topic: str = setting("/joint_states", "Topic of sensor_msgs/JointState")
+    action_space: str = setting("ee_delta", "What the model's action means", choices=ACTION_SPACES)
+    ee_delta_scale: float = setting(
+        0.04, "Displacement per control period of an ee_delta of 1", unit="m", above=0.0, at_most=0.5
+    )
+    control_rate: float = setting(20.0, "Decisions of the policy", unit="Hz", above=0.0, at_most=200.0)
+    guard_rate: float = setting(80.0, "Commands of the guard", unit="Hz", at_least=50.0, at_most=1000.0)
+    stale_timeout: float = setting(0.12, "Oldest camera or joint state to act on", unit="s", above=0.0, at_most=10.0)
+    action_timeout: float = setting(
+        0.15, "Latest arrival of an action after its observation", unit="s", above=0.0, at_most=10.0
+    )
+    proprioception: tuple[str, ...] = setting(
+        ("ee_position", "gripper"), "What of the joint states the model sees", choices=PROPRIOCEPTION
+    )
+    require_heartbeat: bool = setting(False, "Hold unless the operator's heartbeat arrives")
+    directory: str = setting("", "Folder of the profile (set by the loader)")
+
+    def __post_init__(self) -> None:
+        names = self.joint_names
+        if not names:
+            raise SettingsError("joints: expected at least one")
+        if not self.cameras:
+            raise SettingsError("cameras: expected at least one")
+        for what, values in (("joints", names), ("cameras", tuple(camera.name for camera in self.cameras))):
+            doubled = {value for value in values if values.count(value) > 1}
+            if doubled:
+                raise SettingsError(f"{what}: {sorted(doubled)[0]!r} is named twice")
+        if len(self.home) != len(names):
+            raise SettingsError(f"home: expected {len(names)} joint positions, found {len(self.home)}")
+        for joint, position in zip(self.joints, self.home, strict=True):
+            low, high = joint.position
+            if not low <= position <= high:
+                raise SettingsError(
+                    f"home: {position} rad of joint {joint.name!r} is outside its limits [{low:g}, {high:g}] rad"
+                )
+        if self.gripper and self.gripper.joint in names:
+            raise SettingsError(f"gripper: joint {self.gripper.joint!r} is also an arm joint")
+        ratio = self.guard_rate / self.control_rate
+        if abs(ratio - round(ratio)) > 1e-9:
+            raise SettingsError(
+                f"guard_rate: must be a whole multiple of control_rate {self.control_rate:g} Hz, found {self.guard_rate:g}"
+            )
+
+    @property
+    def joint_names(self) -> tuple[str, ...]:
+        """Names of the arm's joints, in order."""
+        return tuple(joint.name for joint in self.joints)
+
+    @property
+    def action_dim(self) -> int:
+        """Length of an action in `action_space`, gripper included."""
+        arm = 3 if self.action_space == "ee_delta" else len(self.joints)
+        return arm + (1 if self.gripper else 0)
+
+    @property
+    def state_dim(self) -> int:
+        """Length of the proprioceptive state that the model sees."""
+        sizes = {"ee_position": 3, "joint_positions": len(self.joints), "gripper": 1 if self.gripper else 0}
+        return sum(sizes[part] for part in self.proprioception)
+
+    @property
+    def substeps(self) -> int:
+        """Guard commands in one control period."""
+        return round(self.guard_rate / self.control_rate)
+
+    @property
+    def urdf_path(self) -> Path:
+        """Absolute path of the URDF."""
+        path = Path(self.kinematics.urdf)
+        return path if path.is_absolute() else Path(self.directory) / path
+
+    @property
+    def training_hash(self) -> str:
+        """Hash of what makes recorded data comparable: cameras, joints, action space and rates (12 hex digits)."""
+        parts = {
+            "cameras": [[c.name, c.width, c.height, c.encoding] for c in self.cameras],
+            "joints": list(self.joint_names),
+            "gripper": to_dict(self.gripper) if self.gripper else None,
+            "action_space": self.action_space,
+            "ee_delta_scale": self.ee_delta_scale if self.action_space == "ee_delta" else None,
+            "control_rate": self.control_rate,
+            "proprioception": list(self.proprioception),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def load_profile(name_or_path: str | Path) -> RobotProfile:
+    """Load a robot profile.
+
+    Args:
+        name_or_path: Path of a YAML file, or the name of a shipped profile (`config/robots/NAME.yaml`).
+
+    Raises:
+        SettingsError: No such profile, or its content is wrong; names file, key and allowed values.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        from irevla_policy.paths import config_folder
+
+        folder = config_folder() / "robots"
+        path = folder / f"{name_or_path}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+            raise SettingsError(f"no robot profile {str(name_or_path)!r} in {folder}; known: {known}")
+    profile = load(RobotProfile, path)
+    return from_dict(RobotProfile, to_dict(profile) | {"directory": str(path.resolve().parent)}, where=str(path))

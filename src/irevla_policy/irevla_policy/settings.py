@@ -1,0 +1,212 @@
+"""Typed settings: dataclasses loaded from YAML, every field documented where it is declared.
+
+One declaration serves the YAML loader (unknown keys, wrong types and values out of range are errors that name
+file, key and what is allowed), the ROS parameters (description, range, read-only flag) and the reference docs.
+
+    @dataclass(frozen=True)
+    class Limits:
+        velocity: float = setting(1.0, "Largest speed", unit="rad/s", above=0.0)
+
+    limits = load(Limits, "limits.yaml")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from irevla_policy.errors import UserError
+
+T = TypeVar("T")
+
+
+class SettingsError(UserError, ValueError):
+    """A setting is unknown, missing, of the wrong type or out of range; says where and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What a setting means and which values it may take."""
+
+    doc: str
+    unit: str = ""
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+    choices: tuple[Any, ...] | None = None
+    read_only: bool = True
+
+    def allowed(self) -> str:
+        """The allowed values in words, e.g. 'in [0, 1] rad/s'; empty when anything goes."""
+        if self.choices is not None:
+            return "one of " + ", ".join(repr(choice) for choice in self.choices)
+        unit = f" {self.unit}" if self.unit else ""
+        low = f"({self.above:g}" if self.above is not None else f"[{self.at_least:g}" if self.at_least is not None else ""
+        if low and self.at_most is not None:
+            return f"in {low}, {self.at_most:g}]{unit}"
+        if self.above is not None:
+            return f"above {self.above:g}{unit}"
+        if self.at_least is not None:
+            return f"at least {self.at_least:g}{unit}"
+        if self.at_most is not None:
+            return f"at most {self.at_most:g}{unit}"
+        return ""
+
+
+def setting(
+    default: Any = MISSING,
+    doc: str = "",
+    *,
+    unit: str = "",
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+    read_only: bool = True,
+    factory: Any = MISSING,
+) -> Any:
+    """Declare a dataclass field together with its description, unit and range.
+
+    Args:
+        default: Default value; without one (and without `factory`) the key is required in the file.
+        doc: One line: what it is.
+        unit: SI unit.
+        at_least: Smallest allowed value (also of every element of a sequence).
+        at_most: Largest allowed value.
+        above: The value must be larger than this.
+        choices: The allowed values.
+        read_only: Whether the ROS parameter of this name can change while the node runs.
+        factory: Callable that makes a mutable default.
+    """
+    metadata = {"constraint": Constraint(doc, unit, at_least, at_most, above, choices, read_only)}
+    if factory is not MISSING:
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    if default is MISSING:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def constraint(field: dataclasses.Field[Any]) -> Constraint:
+    """The constraint that `setting` stored in a dataclass field."""
+    return field.metadata.get("constraint", Constraint(""))
+
+
+def load(cls: type[T], path: str | Path) -> T:
+    """Load a dataclass from a YAML file.
+
+    Raises:
+        SettingsError: The file cannot be read or does not fit `cls`.
+    """
+    path = Path(path)
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    return from_dict(cls, document if document is not None else {}, where=str(path))
+
+
+def from_dict(cls: type[T], values: Any, where: str = "settings") -> T:
+    """Build a dataclass from plain values, nested dataclasses included.
+
+    Args:
+        cls: The dataclass.
+        values: Mapping of field names to values.
+        where: What to call the source in errors, e.g. the file's path.
+
+    Raises:
+        SettingsError: Unknown or missing key, wrong type, or a value out of range.
+    """
+    if not isinstance(values, dict):
+        raise SettingsError(f"{where}: expected a mapping of settings, found {_name_of(values)}")
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    unknown = [key for key in values if key not in fields]
+    if unknown:
+        raise SettingsError(f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(fields))}")
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for name, field in fields.items():
+        if name in values:
+            arguments[name] = _convert(values[name], hints[name], constraint(field), f"{where}: {name}")
+        elif field.default is MISSING and field.default_factory is MISSING:
+            about = constraint(field).doc
+            raise SettingsError(f"{where}: missing key {name!r}" + (f" ({about})" if about else ""))
+    try:
+        return cls(**arguments)
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}") from None
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """The plain values of a settings dataclass, ready for YAML or JSON; the inverse of `from_dict`."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return [plain(item) for item in value]
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return value
+
+    return {key: plain(value) for key, value in dataclasses.asdict(settings).items()}
+
+
+def _convert(value: Any, kind: Any, rule: Constraint, where: str) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(kind)
+        if value is None and type(None) in options:
+            return None
+        return _convert(value, next(option for option in options if option is not type(None)), rule, where)
+    if origin in (tuple, list):
+        if not isinstance(value, list | tuple):
+            raise SettingsError(f"{where}: expected a list, found {_name_of(value)}")
+        inner = typing.get_args(kind)
+        if origin is tuple and inner and inner[-1] is not Ellipsis:
+            if len(value) != len(inner):
+                raise SettingsError(f"{where}: expected {len(inner)} values, found {len(value)}")
+            return tuple(_convert(v, k, rule, f"{where}[{i}]") for i, (v, k) in enumerate(zip(value, inner, strict=True)))
+        return origin(_convert(item, inner[0], rule, f"{where}[{index}]") for index, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise SettingsError(f"{where}: expected a mapping, found {_name_of(value)}")
+        inner = typing.get_args(kind)[1]
+        return {str(key): _convert(item, inner, rule, f"{where}.{key}") for key, item in value.items()}
+    if dataclasses.is_dataclass(kind):
+        return value if isinstance(value, kind) else from_dict(kind, value, where)  # type: ignore[arg-type]
+    if kind is Any:
+        return value
+    return _scalar(value, kind, rule, where)
+
+
+def _scalar(value: Any, kind: Any, rule: Constraint, where: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is Path and isinstance(value, str):
+        value = Path(value)
+    if not isinstance(value, kind) or (kind in (int, float) and isinstance(value, bool)):
+        raise SettingsError(f"{where}: expected {_TYPE_NAMES.get(kind, kind.__name__)}, found {_name_of(value)}")
+    wrong = rule.choices is not None and value not in rule.choices
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        wrong = wrong or not math.isfinite(value)
+        wrong = wrong or (rule.at_least is not None and value < rule.at_least)
+        wrong = wrong or (rule.above is not None and value <= rule.above)
+        wrong = wrong or (rule.at_most is not None and value > rule.at_most)
+    if wrong:
+        about = f" ({rule.doc})" if rule.doc else ""
+        raise SettingsError(f"{where}: must be {rule.allowed() or 'finite'}, found {value!r}{about}")
+    return value
+
+
+_TYPE_NAMES = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", Path: "a path"}
+
+
+def _name_of(value: Any) -> str:
+    return "nothing" if value is None else f"{value!r}"
