@@ -1,0 +1,76 @@
+"""Settings: one declaration, checked values, errors that say file, key and what is allowed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from irevla_policy.settings import SettingsError, from_dict, load, setting, to_dict
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = setting(20.0, "Rate", unit="Hz", above=0.0, at_most=100.0)
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: str = setting(doc="Name")
+    mode: str = setting("fast", "Mode", choices=("fast", "slow"))
+    steps: int = setting(3, "Steps", at_least=1)
+    box: tuple[float, float] = setting((0.0, 1.0), "Box", at_least=-1.0)
+    inner: Inner = setting(Inner(), "Inner")
+    parts: tuple[Inner, ...] = setting((), "Parts")
+    maybe: Inner | None = setting(None, "Perhaps")
+    weights: dict[str, float] = setting(factory=dict, doc="Weights")
+
+
+def test_values_become_typed_settings() -> None:
+    outer = from_dict(Outer, {"name": "a", "box": [0, 2], "parts": [{"rate": 5}], "maybe": {}, "weights": {"x": 1}})
+    assert outer == Outer("a", box=(0.0, 2.0), parts=(Inner(5.0),), maybe=Inner(), weights={"x": 1.0})
+    assert isinstance(outer.parts[0].rate, float)
+
+
+def test_plain_values_survive_a_round_trip() -> None:
+    outer = Outer("a", parts=(Inner(1.0), Inner(2.0)), maybe=Inner(3.0), weights={"x": 0.5})
+    assert from_dict(Outer, to_dict(outer)) == outer
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, "missing key 'name' (Name)"),
+        ({"name": "a", "spped": 1}, "unknown key 'spped'; known keys: box, inner, maybe, mode, name, parts, steps, weights"),
+        ({"name": 3}, "name: expected a text, found 3"),
+        ({"name": "a", "steps": 0}, "steps: must be at least 1, found 0 (Steps)"),
+        ({"name": "a", "steps": 1.5}, "steps: expected a whole number, found 1.5"),
+        ({"name": "a", "steps": True}, "steps: expected a whole number, found True"),
+        ({"name": "a", "mode": "warp"}, "mode: must be one of 'fast', 'slow', found 'warp'"),
+        ({"name": "a", "inner": {"rate": 0}}, "inner: rate: must be in (0, 100] Hz, found 0.0"),
+        ({"name": "a", "inner": {"rate": float("nan")}}, "rate: must be in (0, 100] Hz, found nan"),
+        ({"name": "a", "parts": [{}, {"rate": 101}]}, "parts[1]: rate: must be in (0, 100] Hz, found 101.0"),
+        ({"name": "a", "box": [0]}, "box: expected 2 values, found 1"),
+        ({"name": "a", "box": [0, -2]}, "box[1]: must be at least -1, found -2.0"),
+        ({"name": "a", "inner": 5}, "inner: expected a mapping of settings, found 5"),
+        ({"name": "a", "weights": {"x": "much"}}, "weights.x: expected a number, found 'much'"),
+    ],
+)
+def test_errors_name_key_and_what_is_allowed(values: dict[str, object], expected: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        from_dict(Outer, values, where="robot.yaml")
+    assert str(error.value).startswith("robot.yaml: ")
+    assert expected in str(error.value)
+
+
+def test_file_errors_name_the_file(tmp_path) -> None:
+    with pytest.raises(SettingsError, match=r"absent\.yaml: cannot be read"):
+        load(Outer, tmp_path / "absent.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1, 2")
+    with pytest.raises(SettingsError, match=r"broken\.yaml: not valid YAML"):
+        load(Outer, broken)
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("")
+    with pytest.raises(SettingsError, match=r"empty\.yaml: missing key 'name'"):
+        load(Outer, empty)

@@ -1,0 +1,86 @@
+"""Intervals for success rates: Wilson for one rate, paired bootstrap for the difference of two."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A success rate with its 95 % Wilson interval."""
+
+    successes: int
+    episodes: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.successes <= self.episodes or self.episodes == 0:
+            raise ValueError(
+                f"expected 0 <= successes <= episodes and episodes > 0, found {self.successes} of {self.episodes}"
+            )
+
+    @property
+    def value(self) -> float:
+        """Successes over episodes, in [0, 1]."""
+        return self.successes / self.episodes
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Wilson score interval (Wilson 1927).
+
+        Args:
+            confidence: Coverage, in (0, 1).
+
+        Returns:
+            Lower and upper end, in [0, 1].
+        """
+        z = NormalDist().inv_cdf(0.5 + confidence / 2)
+        n, p = self.episodes, self.value
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return max(0.0, centre - half), min(1.0, centre + half)
+
+    def to_json(self) -> dict[str, float | int]:
+        """Rate, interval and counts as plain values."""
+        low, high = self.interval()
+        return {
+            "success": self.value,
+            "low": round(low, 4),
+            "high": round(high, 4),
+            "successes": self.successes,
+            "episodes": self.episodes,
+        }
+
+    def __str__(self) -> str:
+        low, high = self.interval()
+        return f"{self.value:.2f} [{low:.2f}, {high:.2f}] ({self.successes}/{self.episodes})"
+
+
+def paired_difference(
+    before: Sequence[bool], after: Sequence[bool], confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Difference of two success rates on the same seeds, with a percentile bootstrap interval.
+
+    Args:
+        before: Success of every episode of the first policy, in order of the seeds.
+        after: Success of the second policy on the same seeds.
+        confidence: Coverage, in (0, 1).
+        resamples: Bootstrap resamples of the pairs.
+        seed: Seed of the resampling.
+
+    Returns:
+        Mean difference (after - before), lower end, upper end.
+
+    Raises:
+        ValueError: The two do not pair up.
+    """
+    if len(before) != len(after) or not before:
+        raise ValueError(f"expected as many episodes before as after, found {len(before)} and {len(after)}")
+    difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
+    picks = np.random.default_rng(seed).integers(0, len(difference), size=(resamples, len(difference)))
+    means = difference[picks].mean(axis=1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(difference.mean()), float(low), float(high)
