@@ -7,8 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from irevla_policy.errors import UserError
+
 UInt8Image = npt.NDArray[np.uint8]
 Vector = npt.NDArray[np.float64]
+
+
+class ObservationError(UserError, ValueError):
+    """Sensor data that no observation can be made of; says which, what was expected and what was found."""
 
 
 @dataclass(frozen=True, eq=False)
