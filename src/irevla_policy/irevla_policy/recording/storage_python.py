@@ -1,0 +1,252 @@
+"""Bags without ROS: MCAP by this package, SQLite3 and compressed bags through `rosbags`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from irevla_policy.recording import bag_metadata
+from irevla_policy.recording.interfaces import definition, deserialize, store_with, type_hash
+from irevla_policy.recording.mcap_reader import McapScan, Summary, read_summary
+from irevla_policy.recording.mcap_records import Channel, McapError, Schema
+from irevla_policy.recording.mcap_writer import McapWriter
+from irevla_policy.recording.storage import (
+    METADATA_FILE,
+    BagError,
+    Layout,
+    Message,
+    Offer,
+    Topic,
+    unfinished_place,
+)
+
+
+class PythonWriter:
+    """Writes an MCAP bag; see `storage.BagWriter`."""
+
+    def __init__(self, path: Path, topics: Sequence[Topic], custom: dict[str, str]) -> None:
+        self.path = path
+        self._place = unfinished_place(path)
+        self._topics = list(topics)
+        self._custom = custom
+        hashes = {topic.type: type_hash(topic.type) for topic in topics}
+        texts = {name: definition(name).encode() for name in hashes}
+        self._hashes = hashes
+        self._place.mkdir(parents=True)
+        self._file = f"{path.name}_0.mcap"
+        self._mcap = McapWriter(self._place / self._file)
+        schemas = {name: self._mcap.add_schema(name, "ros2msg", text) for name, text in texts.items()}
+        self._channels = {
+            topic.name: self._mcap.add_channel(
+                schemas[topic.type],
+                topic.name,
+                "cdr",
+                {
+                    "offered_qos_profiles": bag_metadata.offers_as_text(topic.offers),
+                    "topic_type_hash": hashes[topic.type],
+                },
+            )
+            for topic in topics
+        }
+        # The descriptions reach the disk before the first message, so that whatever is left can be read.
+        self._mcap.flush()
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._mcap.size
+
+    @property
+    def message_count(self) -> int:
+        """Messages so far."""
+        return self._mcap.message_count
+
+    def write(self, topic: str, data: bytes | memoryview, log_time: int, publish_time: int | None = None) -> None:
+        """See `storage.BagWriter`."""
+        channel = self._channels.get(topic)
+        if channel is None:
+            raise BagError(f"{self.path}: topic {topic} was not declared; known: {', '.join(self._channels)}")
+        self._mcap.write(channel, data, log_time, log_time if publish_time is None else publish_time)
+
+    def flush_if_due(self) -> None:
+        """See `storage.BagWriter`."""
+        self._mcap.flush_if_due()
+
+    def finish(self) -> Path:
+        """See `storage.BagWriter`."""
+        counts = self._mcap.counts
+        values = bag_metadata.information(
+            self._file,
+            [replace(topic, count=counts[self._channels[topic.name]]) for topic in self._topics],
+            self._hashes,
+            start=self._mcap.start_time,
+            end=self._mcap.end_time,
+            custom=self._custom,
+        )
+        self._mcap.add_metadata("rosbag2", {"serialized_metadata": bag_metadata.as_record(values)})
+        self._mcap.finish()
+        with (self._place / METADATA_FILE).open("w") as file:
+            file.write(bag_metadata.as_file(values))
+            file.flush()
+            os.fsync(file.fileno())
+        move_into_place(self._place, self.path)
+        return self.path
+
+    def abandon(self) -> Path:
+        """See `storage.BagWriter`."""
+        with suppress(OSError):
+            # A full disk is the usual reason for abandoning a bag.
+            self._mcap.flush()
+        self._mcap.abandon()
+        return self._place
+
+    def discard(self) -> None:
+        """See `storage.BagWriter`."""
+        self._mcap.abandon()
+        shutil.rmtree(self._place)
+        remove_if_empty(self._place.parent)
+
+
+class PythonReader:
+    """Reads MCAP and SQLite3 bags; see `storage.BagReader`."""
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        self.path = path
+        self.storage = layout.storage
+        self.custom = layout.custom
+        self._files = layout.files
+        self._other: Any = None
+        self._store: Any = None
+        self._definitions: dict[str, str] = {}
+        self.topics: dict[str, Topic] = {}
+        self.start_time = self.end_time = 0
+        if layout.storage == "mcap" and not layout.compression_mode:
+            self._open_mcap()
+        else:
+            self._open_other()
+
+    @property
+    def message_count(self) -> int:
+        """Messages in the bag."""
+        return sum(topic.count for topic in self.topics.values())
+
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[Message]:
+        """See `storage.BagReader`."""
+        if self._other is not None:
+            yield from self._other_messages(topics)
+            return
+        for file in self._files:
+            scan = McapScan(file)
+            names: dict[int, str] = {}
+
+            def wanted(channel: Channel, names: dict[int, str] = names) -> bool:
+                names[channel.id] = channel.topic
+                return topics is None or channel.topic in topics
+
+            try:
+                for record in scan.messages(wanted):
+                    yield Message(names[record.channel_id], record.data, record.log_time)
+            except McapError as error:
+                raise BagError(str(error)) from error
+
+    def deserialize(self, message: Message) -> Any:
+        """See `storage.BagReader`."""
+        if self._store is None:
+            self._store = store_with(self._definitions)
+        return deserialize(message.data, self.topics[message.topic].type, self._store)
+
+    def close(self) -> None:
+        """Close the bag."""
+        if self._other is not None:
+            self._other.close()
+            self._other = None
+
+    def _open_mcap(self) -> None:
+        spans = []
+        for file in self._files:
+            try:
+                summary = read_summary(file)
+            except McapError as error:
+                raise BagError(f"{error}; `irevla inspect --recover {self.path}` saves what can be read") from error
+            self._add(summary)
+            if any(summary.counts.values()):
+                spans.append((summary.start_time, summary.end_time))
+        if spans:
+            self.start_time, self.end_time = min(start for start, _ in spans), max(end for _, end in spans)
+
+    def _add(self, summary: Summary) -> None:
+        for channel in summary.channels.values():
+            schema = summary.schemas.get(channel.schema_id, Schema(0, "", "", b""))
+            if channel.message_encoding != "cdr":
+                raise BagError(
+                    f"{self.path}: topic {channel.topic} is serialised as {channel.message_encoding!r}, expected cdr"
+                )
+            if schema.encoding == "ros2msg":
+                self._definitions[schema.name] = schema.data.decode()
+            before = self.topics.get(channel.topic)
+            count = summary.counts.get(channel.id, 0) + (before.count if before else 0)
+            self.topics[channel.topic] = Topic(channel.topic, schema.name, count=count)
+
+    def _open_other(self) -> None:
+        from rosbags.interfaces import MessageDefinitionFormat
+        from rosbags.rosbag2 import Reader, ReaderError
+
+        try:
+            reader = Reader(self.path)
+            reader.open()
+        except (ReaderError, sqlite3.Error) as error:
+            raise BagError(f"{self.path}: cannot be read: {error}") from error
+        self._other = reader
+        counts: Counter[str] = Counter()
+        for connection in reader.connections:
+            counts[connection.topic] += connection.msgcount
+            if connection.msgdef.format == MessageDefinitionFormat.MSG:
+                self._definitions[connection.msgtype] = connection.msgdef.data
+            offers = tuple(
+                Offer(offer.depth, offer.reliability.name == "RELIABLE", offer.durability.name == "TRANSIENT_LOCAL")
+                for offer in getattr(connection.ext, "offered_qos_profiles", ())
+            )
+            self.topics[connection.topic] = Topic(
+                connection.topic, connection.msgtype, offers, counts[connection.topic]
+            )
+        if reader.message_count:
+            self.start_time, self.end_time = reader.start_time, reader.end_time - 1
+
+    def _other_messages(self, topics: Collection[str] | None) -> Iterator[Message]:
+        from rosbags.rosbag2 import ReaderError
+
+        chosen = [item for item in self._other.connections if topics is None or item.topic in topics]
+        if not chosen:
+            return
+        try:
+            for connection, log_time, data in self._other.messages(chosen):
+                yield Message(connection.topic, data, log_time)
+        except (ReaderError, sqlite3.Error) as error:
+            raise BagError(f"{self.path}: damaged: {error}") from error
+
+
+def move_into_place(place: Path, path: Path) -> None:
+    """Move a finished bag out of the unfinished ones; either it has moved or it has not."""
+    os.rename(place, path)
+    remove_if_empty(place.parent)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder that holds nothing."""
+    try:
+        folder.rmdir()
+    except OSError:
+        # Not empty: other bags are unfinished.
+        return
