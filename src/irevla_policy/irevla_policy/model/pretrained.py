@@ -1,0 +1,173 @@
+"""Finding a vision-language model: the shipped one, a local folder or a hub id; its configuration, processor, weights.
+
+Only a hub id reaches for the network. torchvision is never needed: every image processor is the PIL variant.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from irevla_policy.errors import UserError
+from irevla_policy.model import tiny
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+
+
+class BackboneError(UserError, ValueError):
+    """A backbone cannot be found, read or used; says which and what was expected."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a vision-language model comes from.
+
+    Attributes:
+        name: As the user gave it.
+        location: Folder, or hub id.
+        local: Whether `location` is a folder.
+        revision: Revision of a hub id.
+        has_weights: Whether there are pretrained weights; without, the model starts from its configuration.
+    """
+
+    name: str
+    location: str
+    local: bool
+    revision: str
+    has_weights: bool
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of every `from_pretrained`."""
+        return {"local_files_only": True} if self.local else {"revision": self.revision}
+
+
+def find(name: str, revision: str = "main") -> Source:
+    """Find a backbone by name.
+
+    Args:
+        name: 'tiny', a folder, or a hub id 'owner/name'.
+        revision: Of a hub id.
+
+    Raises:
+        BackboneError: None of the three.
+    """
+    folder = tiny.ASSETS if name == "tiny" else Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise BackboneError(f"backbone {name!r}: the folder {folder} has no config.json of a transformers model")
+        weights = any(folder.glob("*.safetensors"))
+        if not weights and any(folder.glob("*.bin")):
+            raise BackboneError(f"backbone {name!r}: {folder} has pickled weights only; convert them to safetensors")
+        return Source(name, str(folder.resolve()), True, revision, weights)
+    if not _HUB_ID.match(name) or name.startswith((".", "/", "~")):
+        raise BackboneError(f"backbone {name!r}: expected 'tiny', a folder that exists, or a hub id 'owner/name'")
+    return Source(name, name, False, revision, True)
+
+
+def load_config(source: Source) -> Any:
+    """The transformers configuration of a vision-language model.
+
+    Raises:
+        BackboneError: Cannot be read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source.location, **source.options)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(source, "configuration", error) from error
+
+
+def load_model(source: Source, config: Any, dtype: torch.dtype, *, weights: bool = True) -> nn.Module:
+    """Build a vision-language model.
+
+    Args:
+        source: Where from.
+        config: Of `load_config`.
+        dtype: Number type of the weights.
+        weights: Load the pretrained ones if there are any; False where others will be put in their place.
+
+    Raises:
+        BackboneError: The weights cannot be read, or the class is no image-text-to-text model.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        if weights and source.has_weights:
+            return AutoModelForImageTextToText.from_pretrained(
+                source.location, config=config, dtype=dtype, use_safetensors=True, **source.options
+            )
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _unreadable(source, "weights", error) from error
+    if config.model_type == "blip-2":
+        tiny.initialise(model)
+    return model
+
+
+def load_processor(source: Source) -> Any:
+    """The processor (tokenizer and image processor) of a vision-language model, without torchvision.
+
+    Some families bundle a video processor that only exists with torchvision. Still images need none: for those the
+    processor is put together from tokenizer and image processor alone.
+
+    Raises:
+        BackboneError: Cannot be read, or needs a package that is not installed.
+    """
+    from transformers import AutoProcessor
+
+    try:
+        try:
+            return AutoProcessor.from_pretrained(source.location, backend="pil", **source.options)
+        except ImportError:
+            return _still_image_processor(source)
+    except ImportError as error:
+        raise BackboneError(
+            f"backbone {source.name!r}: its processor needs a package that is not installed "
+            f"({' '.join(str(error).split())})"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(source, "processor", error) from error
+
+
+def _still_image_processor(source: Source) -> Any:
+    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+    from transformers.models.auto.processing_auto import processor_class_from_name
+    from transformers.processing_utils import ProcessorMixin
+
+    images = AutoImageProcessor.from_pretrained(source.location, backend="pil", **source.options)
+    tokenizer = AutoTokenizer.from_pretrained(source.location, **source.options)
+    kind = AutoConfig.from_pretrained(source.location, **source.options).model_type
+    settings, _ = ProcessorMixin.get_processor_dict(source.location, **source.options)
+    # SmolVLM lays images out as Idefics3 does; its own class asks for num2words, which only videos need.
+    name = "Idefics3Processor" if kind == "smolvlm" else settings.get("processor_class")
+    base = processor_class_from_name(name) if name else None
+    if base is None:
+        raise ImportError(f"torchvision (for the processor of model type {kind})")
+
+    class StillImageProcessor(base):  # type: ignore[misc, valid-type]
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            if argument_name == "video_processor" and argument is None:
+                return type(None)
+            return super().check_argument_for_proper_class(argument_name, argument)
+
+    StillImageProcessor.__name__ = base.__name__
+    kept = {key: settings[key] for key in ("image_seq_len", "chat_template") if key in settings}
+    video = {"video_processor": None} if "video_processor" in base.get_attributes() else {}
+    template = kept.pop("chat_template", None) or getattr(tokenizer, "chat_template", None)
+    return StillImageProcessor(image_processor=images, tokenizer=tokenizer, chat_template=template, **video, **kept)
+
+
+def _unreadable(source: Source, what: str, error: Exception) -> BackboneError:
+    place = f"in {source.location}" if source.local else f"of {source.location} (revision {source.revision}) on the hub"
+    return BackboneError(f"backbone {source.name!r}: the {what} {place} cannot be loaded: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,142 @@
+"""The embedded default backbone: a small BLIP-2 whose configuration and tokenizer ship in `assets/tiny`.
+
+It has no weights: it starts from the initialisation below and is trained in full. `python -m irevla_policy.model.tiny
+FOLDER` writes the shipped files again.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+ASSETS = Path(__file__).parent / "assets" / "tiny"
+
+_SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+_IMAGE_TOKEN = "<image>"
+
+
+def initialise(model: nn.Module) -> None:
+    """Give an untrained BLIP-2 a start from which it learns to localise within minutes.
+
+    The library starts the query tokens at zero, all alike, because it expects trained weights; alike they get alike
+    gradients and never part. And it starts the patches' positions as small noise, which hides where a patch is from
+    the first updates; sines and cosines say it from the start.
+    """
+    embeddings = model.vision_model.embeddings
+    with torch.no_grad():
+        nn.init.normal_(model.query_tokens, std=1.0)
+        side = math.isqrt(embeddings.num_patches)
+        embeddings.position_embedding.zero_()
+        embeddings.position_embedding[0, 1:] = sine_positions(side, embeddings.embed_dim)
+        # Patches of [-1, 1] pixels and positions start at a like magnitude.
+        fan_in = embeddings.patch_embedding.weight[0].numel()
+        nn.init.normal_(embeddings.patch_embedding.weight, std=fan_in**-0.5)
+        for module in model.modules():
+            if isinstance(module, nn.Linear) and module.in_features <= 1024:
+                nn.init.xavier_uniform_(module.weight)
+
+
+def sine_positions(side: int, width: int) -> Tensor:
+    """Sines and cosines of row and column for a square grid of patches, `[side * side, width]` in [-1, 1]."""
+    quarter = width // 4
+    # From half a period over the whole grid up to a period of two patches.
+    frequency = math.pi / side * (side ** torch.linspace(0.0, 1.0, quarter))
+    place = torch.arange(side) + 0.5
+    angle = place[:, None] * frequency
+    wave = torch.cat([angle.sin(), angle.cos()], dim=1)
+    rows = wave[:, None].expand(side, side, -1)
+    columns = wave[None].expand(side, side, -1)
+    grid = torch.cat([rows, columns], dim=-1).reshape(side * side, -1)
+    return nn.functional.pad(grid, (0, width - grid.shape[1]))
+
+
+def write_assets(folder: Path, words: str) -> None:
+    """Write configuration, tokenizer and processor files.
+
+    Args:
+        folder: Where to.
+        words: Text whose words become whole tokens; anything else is spelled in bytes.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import (
+        Blip2Config,
+        Blip2QFormerConfig,
+        Blip2VisionConfig,
+        OPTConfig,
+        PreTrainedTokenizerFast,
+    )
+
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.Lowercase()
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1024,
+        special_tokens=[*_SPECIAL.values(), _IMAGE_TOKEN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator([words], trainer)
+    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **_SPECIAL)
+    width = 128
+    config = Blip2Config(
+        vision_config=Blip2VisionConfig(
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            image_size=96,
+            patch_size=8,
+            initializer_range=0.02,
+        ).to_dict(),
+        qformer_config=Blip2QFormerConfig(
+            hidden_size=width,
+            encoder_hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            cross_attention_frequency=1,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            vocab_size=tokenizer.vocab_size,
+            max_position_embeddings=64,
+        ).to_dict(),
+        text_config=OPTConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            word_embed_proj_dim=width,
+            ffn_dim=2 * width,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=256,
+            dropout=0.0,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        ).to_dict(),
+        num_query_tokens=16,
+        image_token_index=tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN),
+    )
+    config.architectures = ["Blip2ForConditionalGeneration"]
+    _save(folder, config, tokenizer)
+
+
+def _save(folder: Path, config: object, tokenizer: object) -> None:
+    from transformers import Blip2Processor
+    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+    size = config.vision_config.image_size
+    half = [0.5, 0.5, 0.5]
+    images = BlipImageProcessorPil(size={"height": size, "width": size}, image_mean=half, image_std=half)
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(folder)
+    Blip2Processor(images, tokenizer, num_query_tokens=config.num_query_tokens).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    write_assets(Path(sys.argv[1]), (ASSETS / "words.txt").read_text())
