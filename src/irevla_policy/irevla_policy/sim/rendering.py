@@ -1,0 +1,95 @@
+"""Camera images of a MuJoCo scene, fast enough for software rendering."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import mujoco
+import numpy as np
+
+from irevla_policy.robot.observation import UInt8Image
+from irevla_policy.robot.profile import Camera
+from irevla_policy.sim.tasks import CameraPose
+from irevla_policy.sim.world import WorldError
+
+_COSTLY = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX)
+
+
+def add_cameras(spec: mujoco.MjSpec, cameras: Sequence[Camera], poses: Mapping[str, CameraPose]) -> None:
+    """Place the profile's cameras in a scene and turn off what makes software rendering slow.
+
+    A camera with a pose is placed there; any other must be one of the scene's own.
+
+    Raises:
+        WorldError: A camera is neither.
+    """
+    # Without shadows and multisampling a frame takes 7 ms instead of 70 in software.
+    spec.visual.quality.shadowsize = 0
+    spec.visual.quality.offsamples = 0
+    spec.visual.global_.offwidth = max(camera.width for camera in cameras)
+    spec.visual.global_.offheight = max(camera.height for camera in cameras)
+    for camera in cameras:
+        existing = spec.camera(camera.name)
+        if camera.name in poses:
+            if existing is not None:
+                existing.delete()
+            pose = poses[camera.name]
+            spec.worldbody.add_camera(name=camera.name, pos=pose.position, quat=_orientation(pose), fovy=pose.fovy)
+        elif existing is None:
+            known = sorted({*poses, *(item.name for item in spec.cameras)})
+            raise WorldError(f"no camera {camera.name!r} in the scene; known cameras: {', '.join(known)}")
+
+
+class CameraRenderer:
+    """Renders the profile's cameras of one model.
+
+    Belongs to the thread that made it (so does its GL context); close it there.
+
+    Raises:
+        WorldError: No GL context can be made.
+    """
+
+    def __init__(self, model: mujoco.MjModel, cameras: Sequence[Camera]) -> None:
+        self._cameras = tuple(cameras)
+        self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
+        try:
+            for camera in self._cameras:
+                size = (camera.height, camera.width)
+                if size not in self._renderers:
+                    self._renderers[size] = mujoco.Renderer(model, *size)
+        except Exception as error:
+            self.close()
+            raise WorldError(
+                f"cannot render ({type(error).__name__}: {error}); headless machines need MUJOCO_GL=egl and the packages "
+                "libegl1 and libgl1-mesa-dri"
+            ) from error
+
+    def render(self, data: mujoco.MjData) -> dict[str, UInt8Image]:
+        """RGB images, uint8 `[H, W, 3]`, upright, in the profile's order of cameras."""
+        images = {}
+        for camera in self._cameras:
+            renderer = self._renderers[camera.height, camera.width]
+            renderer.update_scene(data, camera=camera.name)
+            for flag in _COSTLY:
+                renderer.scene.flags[flag] = 0
+            images[camera.name] = renderer.render()
+        return images
+
+    def close(self) -> None:
+        """Free the GL contexts."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
+
+
+def _orientation(pose: CameraPose) -> np.ndarray:
+    """Quaternion of a camera (looking along -z, y up) that keeps the horizon level."""
+    back = np.subtract(pose.position, pose.look_at)
+    back = back / np.linalg.norm(back)
+    right = np.cross([0.0, 0.0, 1.0], back)
+    if np.linalg.norm(right) < 1e-6:  # straight down or up: +y of the world is up in the image
+        right = np.array([1.0, 0.0, 0.0])
+    right = right / np.linalg.norm(right)
+    quaternion = np.empty(4)
+    mujoco.mju_mat2Quat(quaternion, np.column_stack((right, np.cross(back, right), back)).ravel())
+    return quaternion

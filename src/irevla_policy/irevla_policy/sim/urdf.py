@@ -1,0 +1,97 @@
+"""The URDF of an arm, written from its MuJoCo model, so that planner and simulator agree on the kinematics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from xml.etree import ElementTree
+
+import mujoco
+import numpy as np
+
+
+def urdf_from_mujoco(
+    model: mujoco.MjModel,
+    name: str,
+    base: str,
+    end_effector: str,
+    limits: Mapping[str, tuple[float, float]],
+) -> str:
+    """Describe the chain of bodies from `base` to `end_effector` as URDF links and joints.
+
+    The root link carries the name of `base` and lies at the world's origin: link poses equal MuJoCo's body poses.
+
+    Args:
+        model: The compiled model.
+        name: Name of the robot.
+        base: First body of the chain.
+        end_effector: Last body of the chain; its link is the end-effector frame.
+        limits: Joint name to largest velocity (rad/s) and effort (N m).
+
+    Returns:
+        The URDF document.
+
+    Raises:
+        ValueError: A body of the chain has a joint that is not a single hinge at the body's origin.
+    """
+    robot = ElementTree.Element("robot", name=name)
+    chain = _chain(model, base, end_effector)
+    parent = "world"
+    ElementTree.SubElement(robot, "link", name=parent)
+    for body in chain:
+        link = model.body(body).name
+        ElementTree.SubElement(robot, "link", name=link)
+        joint = _joint(model, body, limits)
+        ElementTree.SubElement(joint, "parent", link=parent)
+        ElementTree.SubElement(joint, "child", link=link)
+        position, rotation = model.body_pos[body], model.body_quat[body]
+        ElementTree.SubElement(joint, "origin", xyz=_numbers(position), rpy=_numbers(_roll_pitch_yaw(rotation)))
+        robot.append(joint)
+        parent = link
+    ElementTree.indent(robot)
+    return '<?xml version="1.0"?>\n' + ElementTree.tostring(robot, encoding="unicode") + "\n"
+
+
+def _chain(model: mujoco.MjModel, base: str, end_effector: str) -> list[int]:
+    first, body = model.body(base).id, model.body(end_effector).id
+    chain = [body]
+    while body != first:
+        body = int(model.body_parentid[body])
+        if body == 0:
+            raise ValueError(f"body {end_effector!r} does not hang on {base!r}")
+        chain.append(body)
+    return chain[::-1]
+
+
+def _joint(model: mujoco.MjModel, body: int, limits: Mapping[str, tuple[float, float]]) -> ElementTree.Element:
+    count = int(model.body_jntnum[body])
+    link = model.body(body).name
+    if count == 0:
+        return ElementTree.Element("joint", name=f"{link}_fixed", type="fixed")
+    joint = model.joint(int(model.body_jntadr[body]))
+    if count != 1 or joint.type[0] != mujoco.mjtJoint.mjJNT_HINGE or np.any(joint.pos != 0.0):
+        raise ValueError(f"body {link!r}: expected one hinge at its origin")
+    element = ElementTree.Element("joint", name=joint.name, type="revolute")
+    velocity, effort = limits[joint.name]
+    low, high = joint.range
+    ElementTree.SubElement(element, "axis", xyz=_numbers(joint.axis))
+    ElementTree.SubElement(
+        element, "limit", lower=repr(float(low)), upper=repr(float(high)), velocity=repr(velocity), effort=repr(effort)
+    )
+    return element
+
+
+def _roll_pitch_yaw(quaternion: np.ndarray) -> tuple[float, float, float]:
+    """Fixed-axis angles of a rotation, rad; at a pitch of 90 degrees the yaw is taken as 0."""
+    flat = np.empty(9)
+    mujoco.mju_quat2Mat(flat, quaternion / np.linalg.norm(quaternion))
+    m = flat.reshape(3, 3)
+    horizontal = math.hypot(m[0, 0], m[1, 0])
+    pitch = math.atan2(-m[2, 0], horizontal)
+    if horizontal > 1e-9:
+        return math.atan2(m[2, 1], m[2, 2]), pitch, math.atan2(m[1, 0], m[0, 0])
+    return math.atan2(-m[1, 2], m[1, 1]), pitch, 0.0
+
+
+def _numbers(values: object) -> str:
+    return " ".join(repr(round(float(value), 15) + 0.0) for value in np.asarray(values, dtype=float))
