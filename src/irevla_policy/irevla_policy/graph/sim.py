@@ -1,0 +1,96 @@
+"""The graph `sim`: a simulated arm, the guard, the policy or the scripted expert, and the recorder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from irevla_policy.graph.description import Argument, Graph, GraphDescription, GraphError, NodeSpec, ParameterValue
+
+LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
+
+ARGUMENTS = (
+    Argument("robot", "sawyer", "Robot profile: name in config/robots, or path of a YAML file"),
+    Argument("world", "metaworld", "Simulated world", ("metaworld",)),
+    Argument("task", "button-press-topdown", "Task of the first episode"),
+    Argument("variation", "", "Variation of the task as named in config/tasks; empty for the task as it is"),
+    Argument("seed", "0", "Seed of the first episode; -1 draws one"),
+    Argument("mode", "real_time", "Whether time flows, or waits for each command", ("real_time", "lock_step")),
+    Argument("checkpoint", "", "Folder of the checkpoint that acts; empty lets the scripted expert act"),
+    Argument("expert", "auto", "Let the scripted expert act; auto: when there is no checkpoint", ("auto", "true", "false")),
+    Argument("record", "bags", "Folder for the recorder's bags; empty starts no recorder"),
+    Argument("image_format", "raw", "How the recorder stores images", ("raw", "jpeg", "png")),
+    Argument("params_file", "", "ROS parameter file for all nodes; its values win over the arguments"),
+    Argument("log_level", "info", "Level of the nodes' loggers", LOG_LEVELS),
+    Argument("domain_id", "", "ROS domain, 0 to 232; empty keeps ROS_DOMAIN_ID"),
+    Argument(
+        "discovery_range",
+        "",
+        "Which machines take part; empty keeps ROS_AUTOMATIC_DISCOVERY_RANGE, LOCALHOST when that is not set",
+        ("", "OFF", "LOCALHOST", "SUBNET", "SYSTEM_DEFAULT"),
+    ),
+)
+
+
+def build(values: Mapping[str, str]) -> Graph:
+    """The graph for a value of every argument.
+
+    Raises:
+        GraphError: A number is none, or out of range.
+    """
+    every: dict[str, ParameterValue] = {"robot": values["robot"], "lock_step": values["mode"] == "lock_step"}
+    expert = values["expert"] == "true" or (values["expert"] == "auto" and not values["checkpoint"])
+
+    def node(name: str, module: str, threads: int = 1, **parameters: ParameterValue) -> NodeSpec:
+        return NodeSpec(
+            name=name,
+            package="irevla_policy",
+            executable=name,
+            module=f"irevla_policy.ros.{module}",
+            parameters={**every, **parameters},
+            parameters_file=values["params_file"],
+            environment={"OMP_NUM_THREADS": str(threads)},
+            log_level=values["log_level"],
+        )
+
+    simulator = node(
+        "irevla_sim",
+        "sim_node",
+        world=values["world"],
+        task=values["task"],
+        variation=values["variation"],
+        seed=_whole_number(values, "seed", -1, 2**31 - 1),
+    )
+    nodes = [simulator, node("irevla_guard", "guard_node")]
+    if expert:
+        nodes.append(node("irevla_expert", "expert_node"))
+    elif values["checkpoint"]:
+        # One core stays with the simulator: threads that compete for it slow both down.
+        threads = max(1, (os.cpu_count() or 1) - 1)
+        nodes.append(node("irevla_policy", "policy_node", threads, checkpoint=values["checkpoint"]))
+    if values["record"]:
+        folder = os.path.abspath(values["record"])
+        nodes.append(node("irevla_recorder", "recorder_node", folder=folder, image_format=values["image_format"]))
+    environment = {}
+    if values["domain_id"]:
+        environment["ROS_DOMAIN_ID"] = str(_whole_number(values, "domain_id", 0, 232))
+    if values["discovery_range"]:
+        environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = values["discovery_range"]
+    return Graph("sim", tuple(nodes), environment)
+
+
+def _whole_number(values: Mapping[str, str], name: str, low: int, high: int) -> int:
+    try:
+        number = int(values[name])
+    except ValueError:
+        number = low - 1
+    if not low <= number <= high:
+        raise GraphError(
+            f"graph 'sim': argument {name} must be a whole number from {low} to {high}, found {values[name]!r}"
+        )
+    return number
+
+
+SIM = GraphDescription(
+    "sim", "a simulated arm with guard, policy or scripted expert, and recorder", ARGUMENTS, build
+)

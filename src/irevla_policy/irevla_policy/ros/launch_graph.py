@@ -1,0 +1,57 @@
+"""A node graph as actions of ROS 2 launch; the files in launch/ are made of this."""
+
+from __future__ import annotations
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from irevla_policy.graph import ending
+from irevla_policy.graph.description import Graph, GraphDescription, NodeSpec
+from irevla_policy.graph.environment import node_environment
+from irevla_policy.graph.registry import find_graph
+
+
+def launch_description_of(name: str) -> LaunchDescription:
+    """The launch description of a graph, with the same arguments and nodes as `irevla up`.
+
+    Args:
+        name: Name of the graph.
+    """
+    description = find_graph(name)
+    arguments = [
+        DeclareLaunchArgument(
+            argument.name,
+            default_value=argument.default,
+            description=argument.description,
+            choices=list(argument.choices) or None,
+        )
+        for argument in description.arguments
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=_actions, args=[description])])
+
+
+def _actions(context: LaunchContext, description: GraphDescription) -> list[LaunchDescriptionEntity]:
+    # The values are texts and become parameters only here, because which nodes start depends on them.
+    values = {
+        argument.name: LaunchConfiguration(argument.name).perform(context) for argument in description.arguments
+    }
+    graph = description.resolve(values)
+    return [_action(graph, node) for node in graph.nodes]
+
+
+def _action(graph: Graph, node: NodeSpec) -> Node:
+    return Node(
+        package=node.package,
+        executable=node.executable,
+        name=node.name,
+        parameters=[dict(node.parameters), *([node.parameters_file] if node.parameters_file else [])],
+        remappings=list(node.remappings),
+        ros_arguments=["--log-level", node.log_level],
+        env=node_environment(graph, node, {}),
+        output="screen",
+        on_exit=[Shutdown(reason=f"{node.name} ended")] if node.required else None,
+        sigterm_timeout=str(ending.TERMINATE_AFTER),
+        sigkill_timeout=str(ending.KILL_AFTER - ending.TERMINATE_AFTER),
+    )
