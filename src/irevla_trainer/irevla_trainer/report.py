@@ -19,18 +19,29 @@ _GREY = "#7d8590"
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #d5d9de; --soft: #f4f6f8; --ink: #1c2733; --grey: #66717d; }
-@media (prefers-color-scheme: dark) { :root { --line: #39424c; --soft: #1b2129; --ink: #e6eaee; --grey: #98a3af; }
-  body { background: #12171d; } figure.chart { background: #fff; border-radius: 6px; } }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem; }
-h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); }
+body { max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem; }
+h1 { font-size: 1.7rem; margin-bottom: .2rem; }
+h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 p.lead { color: var(--grey); margin-top: 0; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: .9rem; }
 .card { background: var(--soft); border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1rem; }
-.card b { display: block; font-size: 1.5rem; } .card span { color: var(--grey); font-size: .9rem; }
-table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .4rem .7rem; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; color: var(--grey); } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-figure { margin: 1rem 0; } figcaption { color: var(--grey); font-size: .9rem; } svg { max-width: 100%; height: auto; }
-video { width: 100%; border-radius: 8px; border: 1px solid var(--line); } code { background: var(--soft); padding: .1rem .3rem; }
+.card b { display: block; font-size: 1.5rem; }
+.card span { color: var(--grey); font-size: .9rem; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; padding: .4rem .7rem; border-bottom: 1px solid var(--line); }
+th { font-weight: 600; color: var(--grey); }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+figure { margin: 1rem 0; }
+figcaption { color: var(--grey); font-size: .9rem; }
+svg { max-width: 100%; height: auto; }
+video { width: 100%; border-radius: 8px; border: 1px solid var(--line); }
+code { background: var(--soft); padding: .1rem .3rem; }
+@media (prefers-color-scheme: dark) {
+  :root { --line: #39424c; --soft: #1b2129; --ink: #e6eaee; --grey: #98a3af; }
+  body { background: #12171d; }
+  figure.chart { background: #fff; border-radius: 6px; }
+}
 """
 
 

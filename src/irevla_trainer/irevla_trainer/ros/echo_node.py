@@ -13,7 +13,7 @@ from sensor_msgs.msg import Image
 from irevla_msgs.msg import Action, Command
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.ros import qos
-from irevla_policy.ros.lifecycle import run_node
+from irevla_policy.ros.lifecycle import spin
 from irevla_policy.ros.parameters import NodeSettings, declare
 from irevla_policy.settings import setting
 
@@ -50,4 +50,4 @@ class EchoNode(Node):
 
 def main(args: list[str] | None = None) -> None:
     """Run the node until it is interrupted."""
-    run_node(EchoNode, args)
+    spin(EchoNode, args)
