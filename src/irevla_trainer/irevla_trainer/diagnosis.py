@@ -163,7 +163,9 @@ def _version(distribution: str) -> str:
 
 def _model_files() -> Check:
     cache = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", "~/.cache/huggingface"), "hub"))
-    models = sorted(path.name.removeprefix("models--").replace("--", "/") for path in cache.expanduser().glob("models--*"))
+    models = sorted(
+        path.name.removeprefix("models--").replace("--", "/") for path in cache.expanduser().glob("models--*")
+    )
     if models:
         return Check("pretrained models", OK, ", ".join(models))
     return Check("pretrained models", ABSENT, "", "the default model needs none; others load from the hub or a folder")
@@ -219,7 +221,9 @@ def _in_process(words: list[str], environment: dict[str, str], timeout: float = 
         Whether it exited with 0, and the last line that it printed (of its errors when it failed).
     """
     try:
-        done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(
+            [sys.executable, *words], env=environment, capture_output=True, text=True, timeout=timeout
+        )
     except subprocess.TimeoutExpired:
         return False, f"no answer within {timeout:.0f} s"
     if done.returncode == 0:

@@ -104,9 +104,7 @@ class GraphDescription:
         known = {argument.name: argument for argument in self.arguments}
         for name, value in values.items():
             if name not in known:
-                raise GraphError(
-                    f"graph {self.name!r}: unknown argument {name!r}; known arguments: {', '.join(known)}"
-                )
+                raise GraphError(f"graph {self.name!r}: unknown argument {name!r}; known arguments: {', '.join(known)}")
             choices = known[name].choices
             if choices and value not in choices:
                 raise GraphError(

@@ -17,7 +17,9 @@ ARGUMENTS = (
     Argument("seed", "0", "Seed of the first episode; -1 draws one"),
     Argument("mode", "real_time", "Whether time flows, or waits for each command", ("real_time", "lock_step")),
     Argument("checkpoint", "", "Folder of the checkpoint that acts; empty lets the scripted expert act"),
-    Argument("expert", "auto", "Let the scripted expert act; auto: when there is no checkpoint", ("auto", "true", "false")),
+    Argument(
+        "expert", "auto", "Let the scripted expert act; auto: when there is no checkpoint", ("auto", "true", "false")
+    ),
     Argument("record", "bags", "Folder for the recorder's bags; empty starts no recorder"),
     Argument("image_format", "raw", "How the recorder stores images", ("raw", "jpeg", "png")),
     Argument("params_file", "", "ROS parameter file for all nodes; its values win over the arguments"),
@@ -91,6 +93,4 @@ def _whole_number(values: Mapping[str, str], name: str, low: int, high: int) -> 
     return number
 
 
-SIM = GraphDescription(
-    "sim", "a simulated arm with guard, policy or scripted expert, and recorder", ARGUMENTS, build
-)
+SIM = GraphDescription("sim", "a simulated arm with guard, policy or scripted expert, and recorder", ARGUMENTS, build)

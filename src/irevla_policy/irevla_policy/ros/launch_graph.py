@@ -34,9 +34,7 @@ def launch_description_of(name: str) -> LaunchDescription:
 
 def _actions(context: LaunchContext, description: GraphDescription) -> list[LaunchDescriptionEntity]:
     # The values are texts and become parameters only here, because which nodes start depends on them.
-    values = {
-        argument.name: LaunchConfiguration(argument.name).perform(context) for argument in description.arguments
-    }
+    values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in description.arguments}
     graph = description.resolve(values)
     return [_action(graph, node) for node in graph.nodes]
 

@@ -1,0 +1,12 @@
+"""What all tests share: graphs that tests bring up meet nobody else's."""
+
+from __future__ import annotations
+
+import os
+import random
+
+# Set before any node exists. Values that a person has set are kept; a run without any takes a domain of its own.
+os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(20, 100)))
+os.environ.setdefault("MUJOCO_GL", "egl")
+os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,0 +1,85 @@
+"""Graph descriptions: arguments, what follows from them, and what is said about wrong ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from irevla_policy.graph.description import GraphError, parse_arguments
+from irevla_policy.graph.registry import find_graph
+
+
+def nodes(**values: str) -> dict[str, dict[str, object]]:
+    graph = find_graph("sim").resolve(values)
+    return {node.name: dict(node.parameters) for node in graph.nodes}
+
+
+def test_the_expert_acts_when_there_is_no_checkpoint() -> None:
+    assert list(nodes()) == ["irevla_sim", "irevla_guard", "irevla_expert", "irevla_recorder"]
+
+
+def test_the_policy_acts_when_there_is_a_checkpoint() -> None:
+    found = nodes(checkpoint="runs/a")
+    assert "irevla_expert" not in found
+    assert found["irevla_policy"]["checkpoint"] == "runs/a"
+
+
+def test_the_expert_can_act_in_spite_of_a_checkpoint() -> None:
+    found = nodes(checkpoint="runs/a", expert="true")
+    assert "irevla_policy" not in found
+    assert "irevla_expert" in found
+
+
+def test_nobody_acts_when_neither_is_wanted() -> None:
+    assert list(nodes(expert="false", record="")) == ["irevla_sim", "irevla_guard"]
+
+
+def test_every_node_gets_robot_and_mode() -> None:
+    for parameters in nodes(robot="my.yaml", mode="lock_step").values():
+        assert parameters["robot"] == "my.yaml"
+        assert parameters["lock_step"] is True
+
+
+def test_values_get_the_types_of_their_parameters() -> None:
+    assert nodes(seed="7")["irevla_sim"]["seed"] == 7
+
+
+def test_the_recorder_gets_an_absolute_folder() -> None:
+    assert str(nodes(record="bags")["irevla_recorder"]["folder"]).startswith("/")
+
+
+def test_domain_and_discovery_become_environment() -> None:
+    graph = find_graph("sim").resolve({"domain_id": "7", "discovery_range": "SUBNET"})
+    assert graph.environment == {"ROS_DOMAIN_ID": "7", "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"tusk": "reach"}, "unknown argument 'tusk'; known arguments: robot, world"),
+        ({"mode": "slow"}, "mode must be one of real_time, lock_step, found 'slow'"),
+        ({"seed": "1.5"}, "seed must be a whole number from -1 to 2147483647, found '1.5'"),
+        ({"domain_id": "233"}, "domain_id must be a whole number from 0 to 232, found '233'"),
+    ],
+)
+def test_wrong_arguments_are_named(values: dict[str, str], message: str) -> None:
+    with pytest.raises(GraphError, match=message.replace(".", r"\.")):
+        find_graph("sim").resolve(values)
+
+
+def test_an_unknown_graph_is_told_the_known_ones() -> None:
+    with pytest.raises(GraphError, match="unknown graph 'simm'; known graphs: sim"):
+        find_graph("simm")
+
+
+def test_arguments_are_read_from_the_command_line() -> None:
+    assert parse_arguments(["task:=door-open", "seed:=3", "checkpoint:="]) == {
+        "task": "door-open",
+        "seed": "3",
+        "checkpoint": "",
+    }
+
+
+@pytest.mark.parametrize("words", [["task=reach"], [":=reach"], ["seed:=1", "seed:=2"]])
+def test_malformed_arguments_are_refused(words: list[str]) -> None:
+    with pytest.raises(GraphError, match=r"name:=value|given twice"):
+        parse_arguments(words)
