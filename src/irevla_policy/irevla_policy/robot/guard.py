@@ -1,0 +1,500 @@
+"""The guard's decisions: who drives the robot, and why nobody does (pure; time comes in as the steady clock in s).
+
+Each tick the robot follows an intervention while it is fresh, else the policy when nothing speaks against it, else it
+*holds*: it brakes within the limits and then repeats the last commanded position. A measured position would let the arm
+sink a little with every repetition.
+
+The commanded state starts at the measured one on activation. When a hold ends it is kept, so that the arm does not sag
+from hold to hold; only when the arm was moved meanwhile (measured and commanded differ by more than `rearm_tolerance`)
+or the E-stop was cleared, it starts again from the measured state, and only once it is at rest.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from irevla_policy.robot.limits import MotionLimiter, PositionKinematics, Setpoint
+from irevla_policy.robot.observation import Vector
+from irevla_policy.robot.profile import RobotProfile
+from irevla_policy.robot.proposal import Proposal, ProposalError, joint_target
+from irevla_policy.robot.watchdog import FUTURE_TOLERANCE, Watchdog
+
+# A target is aimed at one tick later than one period after its action came: the next action may be a tick late
+# without the arm stopping in between.
+_SLACK_TICKS = 1
+# A policy that was silent for this long is reported as missing instead of late, s.
+_SILENCE = 1.0
+
+
+class Source(enum.IntEnum):
+    """Who decided (irevla_msgs/Command.source)."""
+
+    POLICY = 0
+    INTERVENTION = 1
+    HOLD = 2
+
+
+class State(enum.IntEnum):
+    """What drives the robot (irevla_msgs/PolicyStatus.state)."""
+
+    INACTIVE = 0
+    RUNNING = 1
+    INTERVENED = 2
+    HOLDING = 3
+    ESTOPPED = 4
+
+
+@dataclass(frozen=True)
+class GuardTimes:
+    """Times and tolerances that are the guard's own, not the robot's.
+
+    Attributes:
+        intervention_timeout: How long an intervention overrides the policy, s.
+        heartbeat_timeout: Oldest heartbeat, when the profile requires one, s.
+        rearm_tolerance: Difference between measured and commanded joints after which a hold ends at the measured
+            state, rad.
+    """
+
+    intervention_timeout: float = 0.25
+    heartbeat_timeout: float = 0.5
+    rearm_tolerance: float = 0.1
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why the policy is not followed: a code for machines, a sentence for people."""
+
+    code: str
+    sentence: str
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What is sent to the robot now.
+
+    Attributes:
+        source: Who decided.
+        stamp: Stamp of the observation that is answered, ns; for a hold that of the newest one.
+        setpoints: One in real time, one per substep in lock-step.
+        gripper: Command in [-1, 1].
+        values: Raw action that is carried out; empty when holding.
+        limited: LIMITED_* bits.
+        reason: Why it differs from the target, or why the robot holds; empty when it does not.
+        policy_version: Checkpoint that decided; empty otherwise.
+        is_first: Whether this is the first tick of an action, or of a hold.
+    """
+
+    source: Source
+    stamp: int
+    setpoints: list[Setpoint]
+    gripper: float
+    values: tuple[float, ...] = ()
+    limited: int = 0
+    reason: str = ""
+    policy_version: str = ""
+    is_first: bool = True
+
+
+@dataclass(frozen=True)
+class Status:
+    """Account of the guard (irevla_msgs/PolicyStatus)."""
+
+    state: State
+    reasons: tuple[Reason, ...]
+    policy_version: str
+    instruction: str
+    actions_total: int
+    actions_limited: int
+    actions_refused: int
+
+
+@dataclass(eq=False)
+class _Accepted:
+    """A proposal that is followed."""
+
+    source: Source
+    proposal: Proposal
+    target: Vector
+    arrived: float
+    observed: float
+    ticks_left: int
+    is_new: bool = True
+
+
+class GuardCore:
+    """Decides what is sent to the robot.
+
+    Args:
+        profile: The robot.
+        kinematics: Its forward kinematics.
+        times: The guard's own times.
+        lock_step: Whether the world waits for every answer; then nothing is timed.
+    """
+
+    def __init__(
+        self,
+        profile: RobotProfile,
+        kinematics: PositionKinematics,
+        times: GuardTimes | None = None,
+        lock_step: bool = False,
+    ) -> None:
+        self._profile = profile
+        self._times = times or GuardTimes()
+        self._lock_step = lock_step
+        self.dt = 1.0 / profile.guard_rate
+        self._limiter = MotionLimiter(profile, kinematics, self.dt)
+        self._cameras = {
+            camera.name: Watchdog(f"camera {camera.name!r} ({camera.topic})", profile.stale_timeout)
+            for camera in profile.cameras
+        }
+        self._joint_states = Watchdog(f"joint states ({profile.joint_states_topic})", profile.stale_timeout)
+        self._heartbeat = Watchdog("operator's heartbeat (/irevla/heartbeat)", self._times.heartbeat_timeout)
+        self._instruction = ""
+        self._estopped = False
+        self._active = False
+        self._forget()
+
+    def _forget(self) -> None:
+        for watchdog in (*self._cameras.values(), self._joint_states, self._heartbeat):
+            watchdog.forget()
+        self._measured: Vector | None = None
+        self._measured_gripper = 0.0
+        self._observation_stamp = 0
+        self._joint_states_error = ""
+        self._armed = False
+        self._rearm = False
+        self._gripper = 0.0
+        self._holding = False
+        self._policy: _Accepted | None = None
+        self._intervention: _Accepted | None = None
+        self._refusal: Reason | None = None
+        self._device_refusal: Reason | None = None
+        self._device_refused = -math.inf
+        self._last_source: Source | None = None
+        self._last_policy_word = -math.inf
+        self._version = ""
+        self._total = self._limited = self._refused = 0
+
+    # What comes in.
+
+    def activate(self) -> None:
+        """Begin anew: nothing has arrived, the counters are zero; a latched E-stop and the instruction stay."""
+        self._forget()
+        self._active = True
+
+    def deactivate(self) -> None:
+        """Decide nothing any more."""
+        self._active = False
+
+    def on_camera(self, name: str, now: float, stamp: int, age: float = 0.0) -> None:
+        """An image of camera `name` arrived; see `Watchdog.seen`."""
+        self._cameras[name].seen(now, stamp, age)
+        if name == self._profile.cameras[0].name:
+            self._observation_stamp = stamp
+
+    def on_joint_states(self, positions: Vector, gripper: float, now: float, stamp: int, age: float = 0.0) -> None:
+        """Valid joint states arrived: positions in the profile's order, rad, `[n]`, gripper in m."""
+        self._joint_states.seen(now, stamp, age)
+        self._measured, self._measured_gripper = positions, gripper
+        if self._lock_step:
+            self._observation_stamp = stamp
+        self._joint_states_error = ""
+
+    def on_joint_states_error(self, sentence: str) -> None:
+        """Joint states arrived that cannot be used; they block until valid ones come."""
+        self._joint_states_error = sentence
+
+    def on_instruction(self, text: str) -> None:
+        """The instruction changed; empty for none."""
+        self._instruction = text.strip()
+
+    def on_heartbeat(self, now: float) -> None:
+        """The operator's dead-man signal."""
+        self._heartbeat.seen(now)
+
+    def on_action(self, proposal: Proposal, now: float, age: float = 0.0) -> bool:
+        """An action of the policy arrived.
+
+        Args:
+            proposal: The action.
+            now: Steady clock, s.
+            age: Time since the stamp of its observation on the clock that made the stamp, s.
+
+        Returns:
+            Whether it is followed from the next tick on.
+        """
+        if not self._active:
+            return False
+        self._last_policy_word = now
+        newest = self._policy
+        if newest is not None and now - newest.arrived < _SILENCE and proposal.stamp <= newest.proposal.stamp:
+            if proposal.stamp < newest.proposal.stamp:
+                self._refuse(
+                    Source.POLICY, now, "action_late", "answers an older observation than the action before it"
+                )
+            return False
+        accepted = self._accept(Source.POLICY, proposal, now, age)
+        if accepted is not None:
+            self._policy, self._refusal = accepted, None
+        return accepted is not None
+
+    def on_intervention(self, proposal: Proposal, now: float, age: float = 0.0) -> bool:
+        """An intervention arrived; arguments and result as for `on_action`, the age counts when it has a stamp."""
+        if not self._active:
+            return False
+        accepted = self._accept(Source.INTERVENTION, proposal, now, age if proposal.stamp else 0.0)
+        if accepted is not None:
+            self._intervention, self._device_refusal = accepted, None
+        return accepted is not None
+
+    def estop(self) -> str:
+        """Latch the stop; returns what happens, in a sentence."""
+        self._estopped = True
+        return "stopped: the arm brakes and holds until /irevla/clear_estop"
+
+    def clear_estop(self) -> str:
+        """Release the stop; actions from before it are not taken up again."""
+        if not self._estopped:
+            return "was not stopped"
+        self._estopped = False
+        self._rearm = self._armed
+        self._policy = self._intervention = None
+        return "released: follows new actions from the measured state"
+
+    # What goes out.
+
+    def tick(self, now: float) -> Decision | None:
+        """Decide in real time, once per `dt`.
+
+        Args:
+            now: Steady clock, s.
+
+        Returns:
+            A decision with one setpoint; None while the robot's state is unknown or the guard is inactive.
+        """
+        if not self._active or not self._arm(now):
+            return None
+        accepted = self._followed(now)
+        if accepted is None or not self._leave_hold():
+            return self._hold(now, 1)
+        return self._follow(accepted)
+
+    def answer(self, proposal: Proposal, source: Source, continuous: bool) -> Decision:
+        """Decide in lock-step: a whole control period, whether the proposal is carried out or refused.
+
+        Joint states of the observation must have come before.
+
+        Args:
+            proposal: What answers the observation.
+            source: Who proposes.
+            continuous: Whether the observation follows the one answered last; otherwise the world was reset and the
+                commanded state starts at the measured one.
+
+        Raises:
+            RuntimeError: No joint states have come.
+        """
+        if self._measured is None:
+            raise RuntimeError("answer: joint states of the observation must come first")
+        if not self._armed or not continuous:
+            self._start_at_measured()
+            self._armed, self._holding = True, False
+        self._refusal = None
+        accepted = self._accept(source, proposal, 0.0, 0.0)
+        self._last_source = source
+        reasons = self._common_reasons(0.0) + (self._policy_reasons(0.0) if source is Source.POLICY else [])
+        if accepted is None or reasons or not self._leave_hold():
+            return self._hold(0.0, self._profile.substeps)
+        return self._follow(accepted, self._profile.substeps)
+
+    def status(self, now: float) -> Status:
+        """Who drives the robot, and every reason why the policy does not."""
+        reasons: list[Reason] = []
+        if not self._active:
+            state = State.INACTIVE
+            reasons = [Reason("inactive", "the guard is not active")]
+        elif self._estopped:
+            state, reasons = State.ESTOPPED, self._common_reasons(now)
+        else:
+            state = self._driven_by(now)
+            reasons = self._common_reasons(now) + self._policy_reasons(now) if state is State.HOLDING else []
+        if self._armed and any(self._limiter.violations()):
+            reasons.append(Reason("start_outside_limits", self._outside()))
+        counters = (self._total, self._limited, self._refused)
+        return Status(state, tuple(reasons), self._version, self._instruction, *counters)
+
+    # How it is decided.
+
+    def _driven_by(self, now: float) -> State:
+        if self._lock_step:
+            source = None if self._common_reasons(now) or self._refusal else self._last_source
+        else:
+            accepted = self._followed(now) if self._armed else None
+            source = None if accepted is None else accepted.source
+        if source is None or source is Source.HOLD:
+            return State.HOLDING
+        return State.RUNNING if source is Source.POLICY else State.INTERVENED
+
+    def _refuse(self, source: Source, now: float, code: str, sentence: str) -> None:
+        """Count a refusal. The policy's blocks until its next good action, a device's for as long as it would drive."""
+        self._refused += 1
+        who = "action" if source is Source.POLICY else "intervention"
+        reason = Reason(code, f"{who} refused: {sentence}")
+        if source is Source.POLICY or self._lock_step:
+            self._refusal = reason
+        else:
+            self._device_refusal, self._device_refused, self._intervention = reason, now, None
+
+    def _accept(self, source: Source, proposal: Proposal, now: float, age: float) -> _Accepted | None:
+        if self._estopped:
+            self._refused += 1
+            return None
+        limit = self._profile.action_timeout
+        if age > limit:
+            self._refuse(source, now, "action_late", f"came {age:.2f} s after its observation, expected within {limit:g} s")
+            return None
+        if age < -FUTURE_TOLERANCE:
+            self._refuse(source, now, "action_invalid", f"answers an observation {-age:.2f} s in the future")
+            return None
+        try:
+            target = joint_target(proposal, self._profile, self._limiter.setpoint.position)
+        except ProposalError as error:
+            self._refuse(source, now, "action_invalid", str(error))
+            return None
+        ticks = self._profile.substeps + _SLACK_TICKS
+        return _Accepted(source, proposal, target, now, now - max(age, 0.0), ticks)
+
+    def _common_reasons(self, now: float) -> list[Reason]:
+        """What speaks against following anybody."""
+        reasons = []
+        if self._estopped:
+            reasons.append(Reason("estop", "E-stop is set: release it with /irevla/clear_estop"))
+        if self._joint_states_error:
+            reasons.append(Reason("joint_states_invalid", self._joint_states_error))
+        if self._lock_step:
+            return reasons
+        if complaint := self._joint_states.complaint(now):
+            reasons.append(Reason("joint_states_stale", complaint))
+        if self._profile.require_heartbeat and (complaint := self._heartbeat.complaint(now)):
+            reasons.append(Reason("heartbeat_missing", complaint))
+        if self._device_refusal is not None and now - self._device_refused <= self._times.intervention_timeout:
+            reasons.append(self._device_refusal)
+        return reasons
+
+    def _policy_reasons(self, now: float) -> list[Reason]:
+        """What speaks against following the policy."""
+        reasons = []
+        if not self._instruction:
+            reasons.append(Reason("no_instruction", "no instruction: publish one on /irevla/instruction"))
+        if self._refusal is not None:
+            reasons.append(self._refusal)
+        if self._lock_step:
+            if self._last_source is None:
+                reasons.append(Reason("action_missing", "no action has arrived on /irevla/action: is the policy running?"))
+            return reasons
+        for watchdog in self._cameras.values():
+            if complaint := watchdog.complaint(now):
+                reasons.append(Reason("camera_stale", complaint))
+        if not self._estopped and (missing := self._missing_action(now)):
+            reasons.append(missing)
+        return reasons
+
+    def _missing_action(self, now: float) -> Reason | None:
+        silence = now - self._last_policy_word
+        if math.isinf(silence):
+            return Reason("action_missing", "no action has arrived on /irevla/action: is the policy running?")
+        if silence > _SILENCE:
+            return Reason("action_missing", f"the policy is silent for {silence:.1f} s: it is dead, stopped or overloaded")
+        limit = self._profile.action_timeout + 1.0 / self._profile.control_rate
+        if self._policy is None:
+            return Reason("action_missing", "no action that can be followed has arrived yet")
+        age = now - self._policy.observed
+        if age > limit:
+            return Reason("action_late", f"newest action answers an observation {age:.2f} s old, expected {limit:g} s")
+        return None
+
+    def _followed(self, now: float) -> _Accepted | None:
+        """The proposal to follow, if any."""
+        if self._common_reasons(now):
+            return None
+        device = self._intervention
+        if device is not None and now - device.arrived <= self._times.intervention_timeout:
+            return device
+        return None if self._policy_reasons(now) else self._policy
+
+    def _arm(self, now: float) -> bool:
+        """Take the measured state as the commanded one, once; whether there is a commanded state."""
+        if not self._armed and self._measured is not None and not self._measured_unknown(now):
+            self._start_at_measured()
+            self._armed = True
+        return self._armed
+
+    def _measured_unknown(self, now: float) -> bool:
+        return bool(self._joint_states_error or self._joint_states.complaint(now))
+
+    def _start_at_measured(self) -> None:
+        assert self._measured is not None
+        self._limiter.reset(self._measured)
+        self._rearm = False
+        if not self._armed and self._profile.gripper is not None:
+            # Neither opens nor closes before the first action: a gripper that holds something keeps it.
+            closed, opened = self._profile.gripper.opening
+            share = (self._measured_gripper - closed) / (opened - closed)
+            self._gripper = float(np.clip(1.0 - 2.0 * share, -1.0, 1.0))
+
+    def _leave_hold(self) -> bool:
+        """Whether a hold can end now; starts at the measured state when the arm was moved."""
+        if self._rearm and not self._limiter.at_rest:
+            return False
+        if self._holding or self._rearm:
+            assert self._measured is not None
+            apart = np.max(np.abs(self._measured - self._limiter.setpoint.position))
+            if self._rearm or (self._limiter.at_rest and apart > self._times.rearm_tolerance):
+                self._start_at_measured()
+        self._holding = False
+        return True
+
+    def _follow(self, accepted: _Accepted, ticks: int = 1) -> Decision:
+        proposal, is_new = accepted.proposal, accepted.is_new
+        if self._lock_step:
+            setpoints, limited = self._limiter.plan(accepted.target, ticks)
+        else:
+            setpoint, limited = self._limiter.advance(accepted.target, accepted.ticks_left * self.dt)
+            setpoints = [setpoint]
+            accepted.ticks_left -= 1
+        accepted.is_new = False
+        self._last_source = accepted.source
+        self._gripper = float(np.clip(proposal.gripper, -1.0, 1.0))
+        if is_new:
+            self._total += 1
+            self._limited += bool(limited)
+            self._version = proposal.policy_version or self._version
+        return Decision(
+            accepted.source,
+            proposal.stamp or self._observation_stamp,
+            setpoints,
+            self._gripper,
+            proposal.values,
+            limited,
+            self._outside(),
+            proposal.policy_version,
+            is_new,
+        )
+
+    def _hold(self, now: float, ticks: int) -> Decision:
+        setpoints, _ = self._limiter.plan(None, ticks)
+        reasons = self._common_reasons(now) + self._policy_reasons(now)
+        if not reasons and self._rearm:
+            reasons = [Reason("rearming", "brakes to a stop before it starts again from the measured state")]
+        first, self._holding, self._last_source = not self._holding, True, Source.HOLD
+        text = "; ".join(reason.sentence for reason in reasons)
+        return Decision(Source.HOLD, self._observation_stamp, setpoints, self._gripper, reason=text, is_first=first)
+
+    def _outside(self) -> str:
+        joints, axes = self._limiter.violations()
+        names = [f"joint {self._profile.joints[index].name!r}" for index in joints]
+        names += [f"end effector in {'xyz'[axis]}" for axis in axes]
+        return f"{', '.join(names)} outside the limits: moves inward only" if names else ""
