@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ def write_assets(folder: Path, words: str) -> None:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=1024,
+        vocab_size=1536,
         special_tokens=[*_SPECIAL.values(), _IMAGE_TOKEN],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -91,7 +92,7 @@ def write_assets(folder: Path, words: str) -> None:
             num_hidden_layers=3,
             num_attention_heads=4,
             image_size=96,
-            patch_size=8,
+            patch_size=12,
             initializer_range=0.02,
         ).to_dict(),
         qformer_config=Blip2QFormerConfig(
@@ -123,10 +124,17 @@ def write_assets(folder: Path, words: str) -> None:
         image_token_index=tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN),
     )
     config.architectures = ["Blip2ForConditionalGeneration"]
-    _save(folder, config, tokenizer)
+    save_assets(folder, config, tokenizer)
 
 
-def _save(folder: Path, config: object, tokenizer: object) -> None:
+def save_assets(folder: Path, config: Any, tokenizer: Any) -> None:
+    """Write a BLIP-2 that has a configuration, a tokenizer and an image processor, and no weights.
+
+    Args:
+        folder: Where to; made when missing.
+        config: A `transformers.Blip2Config`.
+        tokenizer: With the image token of the configuration.
+    """
     from transformers import Blip2Processor
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 

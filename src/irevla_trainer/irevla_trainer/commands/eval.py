@@ -1,0 +1,151 @@
+"""Measure a checkpoint's success per task in closed loop, with 95 % Wilson intervals.
+
+The episodes' seeds are those kept for tests (or for validation): no training draws from them, and the same --seed
+gives every checkpoint the same episodes.
+
+A task is TASK, or TASK:VARIATION for one of its variations. A task file is YAML:
+  world: metaworld
+  tasks: [drawer-open, "window-close:blue"]
+
+With --json, FILE is one object:
+  checkpoint  path, version (12 hex digits), provenance
+  robot       name of the profile
+  purpose     "test" or "validation"; seeds count from --seed within it
+  tasks       list of objects: task, variation, success, low, high (95 % Wilson), successes, episodes, mean_steps,
+              seconds, seeds, outcomes
+
+examples:
+  irevla eval --checkpoint out/policy --tasks drawer-open,window-close --episodes 50 --json out/eval.json
+  irevla eval --checkpoint out/policy --tasks drawer-open:blue --episodes 10 --purpose validation --video out/videos
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from irevla_policy.settings import SettingsError, load, setting
+
+if TYPE_CHECKING:
+    from irevla_trainer.evaluate import EvaluationTask, TaskResult
+
+
+@dataclass(frozen=True)
+class EvaluationFile:
+    """A file that names tasks."""
+
+    tasks: tuple[str, ...] = setting(doc="Tasks as TASK or TASK:VARIATION")
+    world: str = setting("metaworld", "World that has them", choices=("metaworld",))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of the checkpoint")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--tasks", help="comma-separated tasks, each TASK or TASK:VARIATION")
+    which.add_argument("--task-file", type=Path, help="YAML file that names the tasks")
+    parser.add_argument("--episodes", type=int, default=50, help="episodes per task (default: 50)")
+    parser.add_argument("--seed", type=int, default=0, help="first seed within the purpose's range (default: 0)")
+    parser.add_argument(
+        "--purpose", choices=("test", "validation"), default="test", help="which seeds to use (default: test)"
+    )
+    parser.add_argument("--robot", default="sawyer", help="robot profile, name or file (default: sawyer)")
+    parser.add_argument("--max-steps", type=int, help="decisions until an episode is given up (default: the task's)")
+    parser.add_argument("--worlds", type=int, default=4, help="episodes at a time (default: 4)")
+    parser.add_argument("--device", default="cpu", help="torch device of the policy (default: cpu)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    parser.add_argument("--video", type=Path, metavar="DIR", help="write an MP4 of the first episodes of each task there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and print one line per task."""
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    from irevla_policy.model.checkpoint import check_fits, checkpoint_version, load_checkpoint, read_provenance
+    from irevla_policy.robot.profile import load_profile
+    from irevla_policy.sim.metaworld import MetaWorld
+    from irevla_policy.sim.tasks import load_tasks
+    from irevla_trainer.evaluate import evaluate
+    from irevla_trainer.seeds import episode_seeds
+
+    if args.episodes < 1 or args.worlds < 1:
+        raise SettingsError("--episodes and --worlds: expected at least 1")
+    profile = load_profile(args.robot)
+    known = load_tasks()
+    tasks = _tasks(args)
+    for task in tasks:
+        known.variation(task.task, task.variation)
+    seeds = episode_seeds(args.purpose, args.episodes, args.seed)
+    version = checkpoint_version(args.checkpoint)
+    policy = load_checkpoint(args.checkpoint, args.device)
+    check_fits(args.checkpoint, policy.robot, profile)
+    results = evaluate(
+        policy,
+        lambda: MetaWorld(profile, known, max_steps=args.max_steps, cached_scenes=1),
+        tasks,
+        seeds,
+        worlds=args.worlds,
+        filmed=3 if args.video else 0,
+        progress=_Progress(args.episodes),
+    )
+    for result in results:
+        print(f"{result.task!s:<32} {result.rate}", flush=True)
+    if args.video:
+        _write_videos(args.video, results, profile.control_rate)
+    if args.json:
+        document = {
+            "checkpoint": {
+                "path": str(args.checkpoint),
+                "version": version,
+                "provenance": read_provenance(args.checkpoint),
+            },
+            "robot": profile.name,
+            "purpose": args.purpose,
+            "tasks": [result.to_json() for result in results],
+        }
+        _write_json(args.json, document)
+    return 0
+
+
+def _tasks(args: argparse.Namespace) -> list[EvaluationTask]:
+    from irevla_trainer.evaluate import EvaluationTask
+
+    names = load(EvaluationFile, args.task_file).tasks if args.task_file else args.tasks.split(",")
+    names = [name for name in names if name.strip()]
+    if not names:
+        raise SettingsError(f"{args.task_file or '--tasks'}: expected at least one task")
+    return [EvaluationTask.parse(name) for name in names]
+
+
+class _Progress:
+    """One line on a terminal that is rewritten after each episode; silent elsewhere."""
+
+    def __init__(self, episodes: int) -> None:
+        self.episodes = episodes
+
+    def __call__(self, task: EvaluationTask, done: int, successes: int) -> None:
+        if sys.stderr.isatty():
+            text = f"{task!s:<32} {done}/{self.episodes} episodes, {successes} successes"
+            print(f"\r\033[K{text}" if done < self.episodes else "\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _write_videos(folder: Path, results: list[TaskResult], rate: float) -> None:
+    from irevla_trainer.video import Clip, side_by_side, write_video
+
+    for result in results:
+        clips = [
+            Clip(f"seed {episode.seed}", episode.frames, episode.success) for episode in result.episodes if episode.frames
+        ]
+        name = str(result.task).replace(":", "_")
+        write_video(folder / f"{name}.mp4", side_by_side(clips), rate)
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(document, indent=2) + "\n")
+    partial.replace(path)
