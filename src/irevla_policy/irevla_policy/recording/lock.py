@@ -1,0 +1,44 @@
+"""One recorder to a folder of bags: whoever holds the lock may write into it and recover what lies unfinished."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from irevla_policy.recording.storage import BagError
+
+LOCK_FILE = ".recorder.lock"
+
+
+class FolderLock:
+    """Held from construction to `release`, and at the latest until the process ends.
+
+    Args:
+        folder: Folder of bags; made when missing.
+
+    Raises:
+        BagError: Another process holds it.
+        OSError: The folder cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._file, 32, 0).decode(errors="replace").strip()
+            os.close(self._file)
+            raise BagError(
+                f"{folder}: another recorder (process {holder or 'unknown'}) writes there; "
+                "stop it or record into another folder"
+            ) from None
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let go; does nothing the second time."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1

@@ -1,0 +1,265 @@
+"""`irevla_recorder`: writes every episode into a bag of its own.
+
+Messages are taken as serialised bytes and written as they came, by a thread that no callback waits for. Each bag
+carries the instruction that was in force, and irevla_msgs/EpisodeInfo at its start, at every label and at its end.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from irevla_msgs.msg import EpisodeInfo
+from irevla_msgs.srv import LabelEpisode, StartEpisode, StopEpisode
+from irevla_policy.errors import UserError
+from irevla_policy.recording import episode
+from irevla_policy.recording.recorder import Finished, Recorder, RecordingSettings
+from irevla_policy.recording.storage import Offer
+from irevla_policy.recording.topics import EPISODE_INFO, Source
+from irevla_policy.robot.profile import load_profile
+from irevla_policy.ros import qos
+from irevla_policy.ros.lifecycle import spin
+from irevla_policy.ros.messages import time_message
+from irevla_policy.ros.parameters import NodeSettings, declare
+from irevla_policy.settings import from_dict, to_dict
+
+# How long the end of an episode waits for the rest of the newest observation.
+_LAST_OBSERVATION_SECONDS = 1.0
+_WAKE_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class RecorderSettings(RecordingSettings, NodeSettings):
+    """Parameters of `irevla_recorder`."""
+
+
+class RecorderNode(Node):
+    """Services /irevla/start_episode, /irevla/stop_episode and /irevla/label_episode around one running episode."""
+
+    def __init__(self) -> None:
+        super().__init__("irevla_recorder")
+        settings = declare(self, RecorderSettings)
+        self._lock_step = settings.lock_step
+        self._publisher = self.create_publisher(EpisodeInfo, EPISODE_INFO, qos.latched())
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.event())
+        ours = {key: value for key, value in to_dict(settings).items() if key not in ("robot", "lock_step")}
+        self._recorder = Recorder(
+            load_profile(settings.robot),
+            from_dict(RecordingSettings, ours),
+            announce=self._announce,
+            log=_as_logger(self),
+        )
+        for source in self._recorder.sources:
+            self._subscribe(source)
+        self.create_service(StartEpisode, "/irevla/start_episode", self._start)
+        self.create_service(StopEpisode, "/irevla/stop_episode", self._stop)
+        self.create_service(LabelEpisode, "/irevla/label_episode", self._label)
+        self.create_timer(1.0, self._watch)
+        # Wakes the executor, so that a service that waits for the end of an episode is looked after.
+        self._wake = self.create_timer(_WAKE_SECONDS, lambda: None)
+        self._wake.cancel()
+
+    def close(self) -> None:
+        """Finish the running episode as aborted."""
+        try:
+            ended = self._recorder.close()
+        except OSError as error:
+            self.get_logger().error(str(error))
+            return
+        if ended is not None:
+            self._report(ended)
+
+    def _subscribe(self, source: Source) -> None:
+        package, _, name = source.type.split("/")
+        message_type = getattr(importlib.import_module(f"{package}.msg"), name)
+        profiles: dict[str, Callable[[], QoSProfile]] = {
+            "observation": lambda: qos.sensor(self._lock_step, depth=100),
+            "latched": qos.latched,
+            "event": qos.recorded,
+        }
+
+        def take(data: bytes, info: dict[str, int]) -> None:
+            log_time = info["received_timestamp"] or time.time_ns()
+            try:
+                self._recorder.take(source, data, log_time, info["source_timestamp"] or log_time)
+            except UserError as error:
+                self.get_logger().error(f"{source.name}: {error}", throttle_duration_sec=5.0)
+
+        self.create_subscription(message_type, source.name, take, profiles[source.kind](), raw=True)
+
+    def _start(self, request: StartEpisode.Request, response: StartEpisode.Response) -> StartEpisode.Response:
+        try:
+            wanted = episode.EpisodeInfo(
+                episode_id=request.episode_id,
+                task=request.task,
+                variation=request.variation,
+                world=request.world,
+                seed=request.seed,
+                source=_word(episode.SOURCES, request.source, "source"),
+            )
+            path = self._recorder.start(wanted, self._offers())
+        except (UserError, OSError) as error:
+            response.message = str(error)
+            self.get_logger().error(f"episode not started: {error}")
+            return response
+        response.accepted, response.episode_id, response.path = True, path.name, str(path)
+        self.get_logger().info(f"recording {path.name}")
+        return response
+
+    async def _stop(self, request: StopEpisode.Request, response: StopEpisode.Response) -> StopEpisode.Response:
+        response.episode_id = self._recorder.running
+        self._wake.reset()
+        deadline = time.monotonic() + _LAST_OBSERVATION_SECONDS
+        while not (self._recorder.complete or request.discard) and time.monotonic() < deadline:
+            await _Pause()
+        ended: list[Finished] = []
+        worker = threading.Thread(target=self._end, args=(request, response, ended), name="finish")
+        worker.start()
+        while worker.is_alive():
+            await _Pause()
+        self._wake.cancel()
+        if ended:
+            self._report(ended[0])
+            response.accepted = True
+            response.path = str(ended[0].path or "")
+            response.steps = ended[0].info.steps
+            response.messages = ended[0].tally.written
+            response.dropped = sum(ended[0].tally.dropped.values())
+            response.message = ended[0].tally.problem
+        else:
+            self.get_logger().error(f"episode not stopped: {response.message}")
+        return response
+
+    def _end(self, request: StopEpisode.Request, response: StopEpisode.Response, ended: list[Finished]) -> None:
+        try:
+            success = _word(episode.SUCCESSES, request.success, "success")
+            if request.discard:
+                ended.append(self._recorder.discard())
+            else:
+                ended.append(self._recorder.finish(success=success, labelled_by=request.labelled_by or "operator"))
+        except (UserError, OSError) as error:
+            response.message = str(error)
+
+    def _label(self, request: LabelEpisode.Request, response: LabelEpisode.Response) -> LabelEpisode.Response:
+        try:
+            success = _word(episode.SUCCESSES, request.success, "success")
+            response.episode_id = self._recorder.label(request.episode_id, success, request.labelled_by or "operator")
+            response.accepted = True
+        except (UserError, OSError) as error:
+            response.message = str(error)
+        return response
+
+    def _watch(self) -> None:
+        """Once a second: end the episode while the disk still has room to finish its bag; report."""
+        why = self._recorder.must_end()
+        if why:
+            self.get_logger().error(f"the episode ends now: {why}")
+            threading.Thread(target=self._abort, name="finish").start()
+        self._diagnostics.publish(self._status(why))
+
+    def _abort(self) -> None:
+        try:
+            self._report(self._recorder.finish("aborted"))
+        except (UserError, OSError) as error:
+            self.get_logger().error(str(error))
+
+    def _report(self, ended: Finished) -> None:
+        info, tally = ended.info, ended.tally
+        if tally.problem:
+            self.get_logger().error(
+                f"{info.episode_id}: {sum(tally.dropped.values())} messages were dropped {dict(tally.dropped)}: "
+                f"{tally.problem}"
+            )
+        what = f"{info.state}, {info.steps} steps, {tally.written} messages" if ended.path else "discarded"
+        self.get_logger().info(f"{info.episode_id}: {what}")
+
+    def _announce(self, info: episode.EpisodeInfo) -> None:
+        message = EpisodeInfo(**info.as_fields())
+        message.header.stamp = time_message(info.stamp)
+        self._publisher.publish(message)
+
+    def _offers(self) -> dict[str, tuple[Offer, ...]]:
+        """What publishers offer now, so that a bag is played back in the same way."""
+        found = {}
+        for source in self._recorder.sources:
+            offers = {_offer(item.qos_profile) for item in self.get_publishers_info_by_topic(source.name)}
+            found[source.name] = tuple(sorted(offers, key=repr))
+        return found
+
+    def _status(self, why: str) -> DiagnosticArray:
+        tally = self._recorder.tally
+        dropped = sum(tally.dropped.values())
+        level = DiagnosticStatus.ERROR if why else DiagnosticStatus.WARN if dropped else DiagnosticStatus.OK
+        values = {
+            "episode": self._recorder.running,
+            "messages": tally.written,
+            "dropped": dropped,
+            "free_gb": f"{self._recorder.quota.free() / 1e9:.2f}",
+        }
+        status = DiagnosticStatus(
+            level=level,
+            name=self.get_name(),
+            message=why or tally.problem or ("recording" if self._recorder.running else "idle"),
+            values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
+        )
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = self.get_clock().now().to_msg()
+        return array
+
+
+class _Pause:
+    """Lets the executor serve other callbacks once."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+class _NodeLog(logging.Handler):
+    """Passes log records on to a node's logger."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self._logger: Any = node.get_logger()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        write = self._logger.error if record.levelno >= logging.ERROR else self._logger.warning
+        write(record.getMessage())
+
+
+def _as_logger(node: Node) -> logging.Logger:
+    logger = logging.getLogger(f"irevla.{node.get_name()}")
+    logger.addHandler(_NodeLog(node))
+    return logger
+
+
+def _word(words: Sequence[str], number: int, what: str) -> str:
+    if number >= len(words):
+        raise episode.EpisodeError(f"{what} must be below {len(words)}, found {number}")
+    return words[number]
+
+
+def _offer(profile: QoSProfile) -> Offer:
+    return Offer(
+        depth=profile.depth or 10,
+        reliable=profile.reliability != ReliabilityPolicy.BEST_EFFORT,
+        latched=profile.durability == DurabilityPolicy.TRANSIENT_LOCAL,
+    )
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the node until SIGINT."""
+    # The events executor cannot hand out serialised messages.
+    spin(RecorderNode, args, executor="single")
+
+
+if __name__ == "__main__":
+    main()
