@@ -107,7 +107,7 @@ def diagnose() -> Iterator[Check]:
     yield from (_python_package(module, name) for module, name in _PYTHON_PACKAGES.items())
     yield _module("rclpy", MISSING, _SET_UP)
     yield from (_module(name, MISSING, _SET_UP) for name in _MESSAGES)
-    yield from (_module(name, ABSENT, instead) for name, instead in _FULL_INSTALL.items())
+    yield from (_of_full_install(name, instead) for name, instead in _FULL_INSTALL.items())
     yield _model_files()
     yield from _disk()
     yield _middleware()
@@ -143,6 +143,15 @@ def _module(name: str, otherwise: str, note: str) -> Check:
     if place is None:
         return Check(name, otherwise, "", note)
     return Check(name, OK, f"{_version(name)} in {place}".strip())
+
+
+def _of_full_install(name: str, instead: str) -> Check:
+    check = _module(name, ABSENT, instead)
+    if check.status != OK:
+        return check
+    # Built for another numpy, a module is there and yet cannot be imported.
+    works, said = _in_process(["-c", f"import {name}"], dict(os.environ))
+    return check if works else Check(name, ABSENT, f"{check.found}, cannot be imported: {said}", instead)
 
 
 def _place_of(module: str) -> Path | None:
