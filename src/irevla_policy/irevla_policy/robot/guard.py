@@ -187,8 +187,13 @@ class GuardCore:
         self._active = True
 
     def deactivate(self) -> None:
-        """Decide nothing any more."""
+        """Follow nobody any more: `tick` brakes to rest and then decides nothing."""
         self._active = False
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether the commanded state moves."""
+        return self._armed and not self._limiter.at_rest
 
     def on_camera(self, name: str, now: float, stamp: int, age: float = 0.0) -> None:
         """An image of camera `name` arrived; see `Watchdog.seen`."""
@@ -276,7 +281,9 @@ class GuardCore:
         Returns:
             A decision with one setpoint; None while the robot's state is unknown or the guard is inactive.
         """
-        if not self._active or not self._arm(now):
+        if not self._active:
+            return self._hold(now, 1) if self.is_moving else None
+        if not self._arm(now):
             return None
         accepted = self._followed(now)
         if accepted is None or not self._leave_hold():
@@ -314,8 +321,7 @@ class GuardCore:
         """Who drives the robot, and every reason why the policy does not."""
         reasons: list[Reason] = []
         if not self._active:
-            state = State.INACTIVE
-            reasons = [Reason("inactive", "the guard is not active")]
+            state, reasons = State.INACTIVE, self._common_reasons(now)[:1]
         elif self._estopped:
             state, reasons = State.ESTOPPED, self._common_reasons(now)
         else:
@@ -354,7 +360,9 @@ class GuardCore:
             return None
         limit = self._profile.action_timeout
         if age > limit:
-            self._refuse(source, now, "action_late", f"came {age:.2f} s after its observation, expected within {limit:g} s")
+            self._refuse(
+                source, now, "action_late", f"came {age:.2f} s after its observation, expected within {limit:g} s"
+            )
             return None
         if age < -FUTURE_TOLERANCE:
             self._refuse(source, now, "action_invalid", f"answers an observation {-age:.2f} s in the future")
@@ -370,6 +378,8 @@ class GuardCore:
     def _common_reasons(self, now: float) -> list[Reason]:
         """What speaks against following anybody."""
         reasons = []
+        if not self._active:
+            reasons.append(Reason("inactive", "the guard is not active"))
         if self._estopped:
             reasons.append(Reason("estop", "E-stop is set: release it with /irevla/clear_estop"))
         if self._joint_states_error:
@@ -393,7 +403,9 @@ class GuardCore:
             reasons.append(self._refusal)
         if self._lock_step:
             if self._last_source is None:
-                reasons.append(Reason("action_missing", "no action has arrived on /irevla/action: is the policy running?"))
+                reasons.append(
+                    Reason("action_missing", "no action has arrived on /irevla/action: is the policy running?")
+                )
             return reasons
         for watchdog in self._cameras.values():
             if complaint := watchdog.complaint(now):
@@ -407,7 +419,9 @@ class GuardCore:
         if math.isinf(silence):
             return Reason("action_missing", "no action has arrived on /irevla/action: is the policy running?")
         if silence > _SILENCE:
-            return Reason("action_missing", f"the policy is silent for {silence:.1f} s: it is dead, stopped or overloaded")
+            return Reason(
+                "action_missing", f"the policy is silent for {silence:.1f} s: it is dead, stopped or overloaded"
+            )
         limit = self._profile.action_timeout + 1.0 / self._profile.control_rate
         if self._policy is None:
             return Reason("action_missing", "no action that can be followed has arrived yet")

@@ -16,6 +16,7 @@ _POSITION_TOLERANCE = 1e-5  # m
 _ROTATION_TOLERANCE = 1e-4  # rad
 _DAMPING = 1e-5
 _LARGEST_STEP = 0.5  # rad per iteration: the linearisation holds no further
+_ROUNDING = 1e-6
 _POSTURE_GAIN = 0.2  # share of the way back to the home posture, in the null space, per call
 
 
@@ -26,7 +27,8 @@ class ArmKinematics:
     Other joints of the URDF (fingers, wheels) stay at their neutral position.
 
     Raises:
-        SettingsError: The URDF cannot be read, or lacks a joint or the end-effector frame of the profile.
+        SettingsError: The URDF cannot be read, lacks a joint or the end-effector frame of the profile, or has narrower
+            joint limits.
     """
 
     def __init__(self, profile: RobotProfile) -> None:
@@ -48,6 +50,7 @@ class ArmKinematics:
             raise SettingsError(
                 f"{profile.urdf_path}: has no frame {frame!r} (kinematics.ee_frame of {profile.name!r})"
             )
+        _check_limits(profile, model)
         self._model = model
         self._data = model.createData()
         self._frame = model.getFrameId(frame)
@@ -136,6 +139,17 @@ class ArmKinematics:
         inner = np.empty_like(q)
         inner[self._index] = q
         return inner
+
+
+def _check_limits(profile: RobotProfile, model: pinocchio.Model) -> None:
+    for joint in profile.joints:
+        index = model.joints[model.getJointId(joint.name)].idx_q
+        low, high = model.lowerPositionLimit[index], model.upperPositionLimit[index]
+        if joint.position[0] < low - _ROUNDING or joint.position[1] > high + _ROUNDING:
+            raise SettingsError(
+                f"joint {joint.name!r} of profile {profile.name!r}: limits {list(joint.position)} rad are wider than "
+                f"[{low:g}, {high:g}] rad of {profile.urdf_path}"
+            )
 
 
 def _read_urdf(profile: RobotProfile) -> pinocchio.Model:

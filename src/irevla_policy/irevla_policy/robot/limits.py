@@ -214,7 +214,7 @@ class MotionLimiter:
         return int(np.ceil(np.max(np.abs(velocity) / self._step) - _ROUNDING)) if velocity.any() else 0
 
     def _verified(self, velocity: Vector) -> tuple[_Path | None, int]:
-        """One tick at `velocity` and the braking after it when all of it is inside; else None and what is in the way."""
+        """One tick at `velocity` and the braking after it, when all of it is inside; else None and the obstacle."""
         ticks = max(self._stopping_ticks(velocity), 1)
         fractions = np.concatenate(([1.0], 1.0 - np.arange(1, ticks + 1) / ticks))
         positions = self._q + np.outer(np.cumsum(fractions), velocity * self.dt)

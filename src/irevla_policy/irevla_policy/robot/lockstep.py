@@ -79,7 +79,7 @@ class LockStepGuard:
         return self.poll(now)
 
     def poll(self, now: float) -> Decision | None:
-        """Answer the observation if someone proposed; call it from time to time for a policy that waits for a device."""
+        """Answer the observation if someone proposed; to be called regularly, as a policy may wait for a device."""
         if self._observation is None or self._observation == self._answered:
             return None
         device, policy = self._intervention, self._action

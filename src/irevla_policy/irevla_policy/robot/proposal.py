@@ -66,7 +66,9 @@ def joint_target(proposal: Proposal, profile: RobotProfile, position: Vector) ->
     else:
         target = _in_order(proposal, profile)
     for index in np.flatnonzero(~np.isfinite(target)):
-        raise ProposalError(f"target of joint {profile.joint_names[index]!r} is {target[index]}, expected a finite number")
+        raise ProposalError(
+            f"target of joint {profile.joint_names[index]!r} is {target[index]}, expected a finite number"
+        )
     for joint, wanted, present in zip(profile.joints, target, position, strict=True):
         low, high = min(joint.position[0], present), max(joint.position[1], present)
         if not low - _TOLERANCE <= wanted <= high + _TOLERANCE:

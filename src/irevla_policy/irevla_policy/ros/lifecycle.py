@@ -34,7 +34,7 @@ def autostart(node: LifecycleNode) -> None:
             raise UserError(f"{node.get_name()}: could not {name}; see the error above")
 
 
-def spin(make_node: Callable[[], Node], args: list[str] | None = None, executor: str = "events") -> None:
+def spin(make_node: Callable[[], Node], args: list[str] | None = None, executor: str = "single") -> None:
     """Run a node until SIGINT or SIGTERM: the whole `main` of a node.
 
     A node may have a method `close()`, which is called when no callback runs any more and publishers still work.
@@ -42,7 +42,7 @@ def spin(make_node: Callable[[], Node], args: list[str] | None = None, executor:
     Args:
         make_node: Makes the node; wrong parameters (UserError) end the process with exit code 2 and one line.
         args: Command line; default `sys.argv`.
-        executor: `events` (least latency) or `single`.
+        executor: `single` or `events` (rclpy's experimental one: no futures set from another thread).
     """
     stop = threading.Event()
 

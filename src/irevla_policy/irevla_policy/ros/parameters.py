@@ -31,6 +31,8 @@ from irevla_policy.settings import Constraint, SettingsError, constraint, from_d
 
 T = TypeVar("T")
 
+TRANSPORTS = ("raw", "compressed")
+
 # Parameters that rclpy itself reads from the command line without declaring all of them.
 _OF_RCLPY = ("use_sim_time", "start_type_description_service", "qos_overrides.")
 
@@ -43,6 +45,17 @@ class NodeSettings:
 
     robot: str = setting("sawyer", "Robot profile: name of a shipped one, or path of a YAML file")
     lock_step: bool = setting(False, "Whether the simulated world waits for the command that answers its observation")
+
+
+@dataclass(frozen=True)
+class SensorSettings:
+    """Parameters of nodes that read cameras."""
+
+    image_transport: str = setting(
+        "raw",
+        "Subscribe to the cameras' sensor_msgs/Image, or to CompressedImage on TOPIC/compressed",
+        choices=TRANSPORTS,
+    )
 
 
 @dataclass(frozen=True)

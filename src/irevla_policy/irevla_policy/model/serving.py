@@ -1,0 +1,49 @@
+"""Loading a checkpoint to act with: checked against the robot, and warm before it decides for the first time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from irevla_policy.model.checkpoint import CheckpointError, check_fits, checkpoint_version, load_checkpoint
+from irevla_policy.robot.observation import Observation
+from irevla_policy.robot.pilot import ServedPolicy
+from irevla_policy.robot.profile import RobotProfile
+
+_WARM_UPS = 3
+
+
+def set_up(threads: int, seed: int) -> None:
+    """Number of threads of a forward pass (0 keeps torch's choice), and the seed of policies that draw numbers."""
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+
+
+def load_for_serving(folder: str | Path, profile: RobotProfile, device: str) -> ServedPolicy:
+    """Load a checkpoint, try it, and tell its version.
+
+    Args:
+        folder: A checkpoint.
+        profile: The robot that it is to drive.
+        device: `cpu`, `cuda`, `cuda:1`, ...
+
+    Raises:
+        CheckpointError: It is incomplete or damaged, made for another robot, or gives no finite action.
+    """
+    version = checkpoint_version(folder)
+    policy = load_checkpoint(folder, device)
+    check_fits(folder, policy.robot, profile)
+    images = {camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in profile.cameras}
+    observation = Observation(0, images, np.array(profile.home), 0.0, "warm up")
+    state = np.zeros((1, profile.state_dim), np.float32)
+    for _ in range(_WARM_UPS):
+        actions = policy.act([observation], state)
+    if actions.shape[0] != 1 or actions.shape[2] != profile.action_dim or not np.isfinite(actions).all():
+        raise CheckpointError(
+            f"checkpoint {folder}: expected finite actions [1, chunk, {profile.action_dim}], "
+            f"found shape {list(actions.shape)} with values {actions.ravel()[:8].tolist()}"
+        )
+    return ServedPolicy(policy, version, str(folder))

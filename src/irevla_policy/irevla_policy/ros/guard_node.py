@@ -1,0 +1,360 @@
+"""`irevla_guard`: the only publisher of the command topic (a process of its own, without torch).
+
+In real time a thread of its own ticks at the profile's `guard_rate` on the steady clock, so that the robot is held
+within one tick after a watchdog's timeout however busy or dead the policy is. In lock-step every action is answered at
+once, and nothing is timed.
+
+Topics of the robot (cameras, joint states, command) come from the robot profile. Configure makes the buffers, activate
+begins to publish and to watch, deactivate brakes to rest and then publishes nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Empty, Float64MultiArray, String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from irevla_msgs.msg import Action, Command, PolicyStatus
+from irevla_policy.robot.guard import Decision, GuardCore, GuardTimes, Source, Status
+from irevla_policy.robot.kinematics import ArmKinematics
+from irevla_policy.robot.lockstep import LockStepGuard
+from irevla_policy.robot.observation import ObservationError
+from irevla_policy.robot.profile import load_profile
+from irevla_policy.ros import qos
+from irevla_policy.ros.guard_messages import command_message, guard_diagnostics, proposal_of, status_message
+from irevla_policy.ros.lifecycle import autostart, spin
+from irevla_policy.ros.messages import (
+    header_stamp,
+    image_topics,
+    joint_positions,
+    nanoseconds,
+    positions_message,
+    trajectory_message,
+)
+from irevla_policy.ros.parameters import LifecycleSettings, SensorSettings, declare
+from irevla_policy.ros.ticker import Ticker
+from irevla_policy.settings import setting
+
+# A thread waits for the interpreter's lock at most this long, s: the default of 5 ms is half a tick.
+_SWITCH_INTERVAL = 0.0005
+# Longest time that deactivation waits for the arm to brake, s.
+_BRAKING_TIME = 1.0
+
+
+@dataclass(frozen=True)
+class GuardSettings(SensorSettings, LifecycleSettings):
+    """Parameters of the guard."""
+
+    intervention_timeout: float = setting(
+        0.25, "How long an intervention overrides the policy", unit="s", above=0.0, at_most=10.0
+    )
+    heartbeat_timeout: float = setting(
+        0.5, "Oldest operator's heartbeat when the profile requires one", unit="s", above=0.0, at_most=10.0
+    )
+    rearm_tolerance: float = setting(
+        0.1, "Measured minus commanded joints after which a hold ends at the measured state", unit="rad", above=0.0
+    )
+    nice: int = setting(0, "Scheduling priority; below 0 needs the right to it", at_least=-20, at_most=19)
+
+
+class GuardNode(LifecycleNode):
+    """Limits, watchdogs, interventions and the software E-stop."""
+
+    def __init__(self) -> None:
+        super().__init__("irevla_guard")
+        self._settings = declare(self, GuardSettings)
+        self._profile = load_profile(self._settings.robot)
+        kinematics = ArmKinematics(self._profile)
+        times = GuardTimes(
+            self._settings.intervention_timeout, self._settings.heartbeat_timeout, self._settings.rearm_tolerance
+        )
+        self._lock_step = self._settings.lock_step
+        self._answerer = LockStepGuard(self._profile, kinematics, times) if self._lock_step else None
+        self._core = self._answerer.core if self._answerer else GuardCore(self._profile, kinematics, times)
+        self._dt = round(1e9 / self._profile.guard_rate)
+        self._is_trajectory = self._profile.command.type == "trajectory_msgs/JointTrajectory"
+        self._guarding = threading.Lock()
+        self._ticker = Ticker(1.0 / self._profile.guard_rate, self._on_tick, self._on_failure)
+        self._active = self._sent_ahead = False
+        self._next_stamp = 0
+        self._holds = 0
+        self._said: tuple[object, ...] = ()
+        self._warned: dict[str, float] = {}
+        # The latched state of the guard is visible and the E-stop works in every state of the life cycle.
+        self._status = self.create_publisher(PolicyStatus, "/irevla/policy_status", qos.latched())
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.event())
+        self.create_service(Trigger, "/irevla/estop", self._on_estop)
+        self.create_service(Trigger, "/irevla/clear_estop", self._on_clear_estop)
+        self.create_timer(1.0, self._report)
+        self._say_status()
+        if self._settings.autostart:
+            autostart(self)
+
+    # Life cycle.
+
+    def on_configure(self, _state: LifecycleState) -> TransitionCallbackReturn:
+        """Make publishers and subscriptions."""
+        profile, lock_step = self._profile, self._lock_step
+        kind = JointTrajectory if self._is_trajectory else Float64MultiArray
+        self._robot = self.create_publisher(kind, profile.command.topic, qos.command(lock_step))
+        self._record = self.create_publisher(Command, "/irevla/command", qos.command(lock_step))
+        self._inputs = [
+            self.create_subscription(
+                JointState, profile.joint_states_topic, self._on_joint_states, qos.sensor(lock_step)
+            ),
+            self.create_subscription(String, "/irevla/instruction", self._on_instruction, qos.latched()),
+            self.create_subscription(Action, "/irevla/action", self._on_action, qos.command(lock_step)),
+            self.create_subscription(Action, "/irevla/intervention", self._on_intervention, qos.command(lock_step)),
+            self.create_subscription(Empty, "/irevla/heartbeat", self._on_heartbeat, qos.event()),
+        ]
+        if not lock_step:
+            # Only stamps are read: serialized messages spare the decoding of images.
+            self._inputs += [
+                self.create_subscription(kind, topic, self._camera_callback(name), qos.sensor(depth=1), raw=True)
+                for name, kind, topic in image_topics(profile, self._settings.image_transport)
+            ]
+        else:
+            # A policy's action may wait for a device that answered the observation before.
+            self._polling = self.create_timer(0.02, self._poll)
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begin to watch and to publish."""
+        with self._guarding:
+            self._core.activate()
+            if self._answerer:
+                self._answerer.forget()
+            self._active, self._sent_ahead, self._next_stamp = True, False, 0
+        self._prepare_process()
+        if not self._lock_step:
+            self._ticker.start()
+        self._say_status()
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Brake to rest and publish nothing any more."""
+        with self._guarding:
+            self._core.deactivate()
+        deadline = time.monotonic() + _BRAKING_TIME
+        while not self._lock_step and self._core.is_moving and time.monotonic() < deadline:
+            time.sleep(0.5 / self._profile.guard_rate)
+        self._ticker.stop()
+        self._active = False
+        self._say_status()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, _state: LifecycleState) -> TransitionCallbackReturn:
+        """Give publishers and subscriptions back."""
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        if self._lock_step:
+            self.destroy_timer(self._polling)
+        self.destroy_publisher(self._robot)
+        self.destroy_publisher(self._record)
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As deactivate."""
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """Brake to rest before the process ends."""
+        if self._active:
+            self.trigger_deactivate()
+
+    def _prepare_process(self) -> None:
+        sys.setswitchinterval(_SWITCH_INTERVAL)
+        gc.collect()
+        gc.freeze()
+        if self._settings.nice:
+            try:
+                os.setpriority(os.PRIO_PROCESS, 0, self._settings.nice)
+            except PermissionError:
+                self.get_logger().warning(f"nice {self._settings.nice}: this user may not raise its priority")
+
+    # What comes in.
+
+    def _camera_callback(self, name: str) -> Callable[[bytes], None]:
+        def on_image(serialized: bytes) -> None:
+            stamp = header_stamp(serialized)
+            with self._guarding:
+                self._core.on_camera(name, time.monotonic(), stamp, self._age(stamp))
+
+        return on_image
+
+    def _on_joint_states(self, message: JointState) -> None:
+        stamp = nanoseconds(message.header.stamp)
+        try:
+            positions, gripper = joint_positions(message, self._profile)
+        except ObservationError as error:
+            self._warn(str(error))
+            with self._guarding:
+                self._core.on_joint_states_error(str(error))
+            return
+        with self._guarding:
+            now = time.monotonic()
+            if self._answerer is None:
+                # Drivers that do not stamp are judged by the arrival.
+                stamped = (stamp, self._age(stamp)) if stamp else (self._ros_now(), 0.0)
+                self._core.on_joint_states(positions, gripper, now, *stamped)
+            elif self._active:
+                self._send(self._answerer.on_joint_states(positions, gripper, now, stamp))
+
+    def _on_instruction(self, message: String) -> None:
+        with self._guarding:
+            self._core.on_instruction(message.data)
+            if self._lock_step:
+                self._say_status()
+
+    def _on_heartbeat(self, _message: Empty) -> None:
+        with self._guarding:
+            self._core.on_heartbeat(time.monotonic())
+
+    def _on_action(self, message: Action) -> None:
+        self._on_proposal(message, Source.POLICY)
+
+    def _on_intervention(self, message: Action) -> None:
+        self._on_proposal(message, Source.INTERVENTION)
+
+    def _on_proposal(self, message: Action, source: Source) -> None:
+        proposal, is_policy = proposal_of(message), source is Source.POLICY
+        with self._guarding:
+            if not self._active:
+                return
+            now = time.monotonic()
+            if self._answerer is not None:
+                answer = self._answerer.on_action if is_policy else self._answerer.on_intervention
+                self._send(answer(proposal, now))
+                self._say_status()
+                return
+            receive = self._core.on_action if is_policy else self._core.on_intervention
+            if receive(proposal, now, self._age(proposal.stamp)) and self._is_trajectory and not self._sent_ahead:
+                # The next setpoint of the grid, ahead of its tick: it carries the time at which it starts.
+                self._sent_ahead = self._send(self._core.tick(now))
+
+    def _on_estop(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        with self._guarding:
+            response.message = self._core.estop()
+            response.success = True
+            self._say_status()
+        self.get_logger().error(f"E-stop: {response.message}")
+        return response
+
+    def _on_clear_estop(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        with self._guarding:
+            response.message = self._core.clear_estop()
+            response.success = True
+            self._say_status()
+        self.get_logger().warning(f"E-stop: {response.message}")
+        return response
+
+    # What goes out.
+
+    def _on_tick(self) -> None:
+        with self._guarding:
+            if self._sent_ahead:
+                self._sent_ahead = False
+            else:
+                self._send(self._core.tick(time.monotonic()))
+            self._say_status()
+
+    def _on_failure(self, error: BaseException) -> None:
+        self.get_logger().fatal(f"the guard's clock failed: {error!r}; the process ends so that the robot stops")
+        os._exit(70)
+
+    def _send(self, decision: Decision | None) -> bool:
+        """Publish a decision; whether there was one. The caller holds the lock."""
+        if decision is None:
+            return False
+        stamp = decision.stamp if self._lock_step else self._grid_stamp()
+        if self._is_trajectory:
+            self._robot.publish(
+                trajectory_message(self._profile, stamp, decision.setpoints, decision.gripper, self._dt)
+            )
+        else:
+            for setpoint in decision.setpoints:
+                self._robot.publish(positions_message(self._profile, setpoint, decision.gripper))
+        is_hold = decision.source is Source.HOLD
+        self._holds = (0 if decision.is_first else self._holds + 1) if is_hold else 0
+        if self._lock_step or decision.is_first or (is_hold and self._holds % self._profile.substeps == 0):
+            self._record.publish(command_message(decision, self._profile))
+        return True
+
+    def _grid_stamp(self) -> int:
+        """ROS time at which the next setpoint starts: exactly one tick after the one before, unless ticks were late."""
+        now = self._ros_now()
+        if abs(now - self._next_stamp) > 2 * self._dt:
+            self._next_stamp = now
+        stamp = self._next_stamp
+        self._next_stamp += self._dt
+        return stamp
+
+    def _say_status(self) -> None:
+        """Publish the status if it changed."""
+        status = self._core.status(time.monotonic())
+        codes = tuple(reason.code for reason in status.reasons)
+        said = (status.state, codes, status.policy_version, status.instruction)
+        if said != self._said:
+            self._said = said
+            self._publish_status(status)
+            if codes:
+                self.get_logger().info(
+                    f"{status.state.name.lower()}: {'; '.join(reason.sentence for reason in status.reasons)}"
+                )
+
+    def _publish_status(self, status: Status) -> None:
+        self._status.publish(status_message(status, self._ros_now()))
+
+    def _poll(self) -> None:
+        with self._guarding:
+            if self._answerer is not None and self._active:
+                self._send(self._answerer.poll(time.monotonic()))
+
+    def _report(self) -> None:
+        """Status and diagnostics, once a second."""
+        with self._guarding:
+            status = self._core.status(time.monotonic())
+        median, worst = self._ticker.lateness()
+        figures = {
+            "rate_hz": f"{self._profile.guard_rate:g}",
+            "ticks": str(self._ticker.ticks),
+            "missed_ticks": str(self._ticker.missed),
+            "tick_lateness_p50_ms": f"{1e3 * median:.3f}",
+            "tick_lateness_p99_ms": f"{1e3 * worst:.3f}",
+        }
+        self._publish_status(status)
+        self._diagnostics.publish(guard_diagnostics(status, {} if self._lock_step else figures, self._ros_now()))
+
+    def _ros_now(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+    def _age(self, stamp: int) -> float:
+        return (self._ros_now() - stamp) * 1e-9
+
+    def _warn(self, sentence: str) -> None:
+        """Log a sentence at most once a second."""
+        now = time.monotonic()
+        if now - self._warned.get(sentence, -1.0) >= 1.0:
+            self._warned = {sentence: now}
+            self.get_logger().error(sentence)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the guard."""
+    spin(GuardNode, args)
+
+
+if __name__ == "__main__":
+    main()
