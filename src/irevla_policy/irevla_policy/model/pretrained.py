@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from irevla_policy.errors import UserError
@@ -104,7 +105,7 @@ def load_model(source: Source, config: Any, dtype: torch.dtype, *, weights: bool
                 source.location, config=config, dtype=dtype, use_safetensors=True, **source.options
             )
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _unreadable(source, "weights", error) from error
     if config.model_type == "blip-2":
         tiny.initialise(model)
@@ -123,10 +124,13 @@ def load_processor(source: Source) -> Any:
     from transformers import AutoProcessor
 
     try:
-        try:
-            return AutoProcessor.from_pretrained(source.location, backend="pil", **source.options)
-        except ImportError:
-            return _still_image_processor(source)
+        processor = AutoProcessor.from_pretrained(source.location, backend="pil", **source.options)
+        if hasattr(processor, "image_processor"):
+            return processor
+    except (ImportError, OSError, ValueError, KeyError, TypeError):
+        pass  # what it lacked may be the video processor: the way below does without, and names the cause if it fails
+    try:
+        return _still_image_processor(source)
     except ImportError as error:
         raise BackboneError(
             f"backbone {source.name!r}: its processor needs a package that is not installed "
@@ -138,7 +142,7 @@ def load_processor(source: Source) -> Any:
 
 def _still_image_processor(source: Source) -> Any:
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
-    from transformers.models.auto.processing_auto import processor_class_from_name
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name
     from transformers.processing_utils import ProcessorMixin
 
     images = AutoImageProcessor.from_pretrained(source.location, backend="pil", **source.options)
@@ -146,21 +150,22 @@ def _still_image_processor(source: Source) -> Any:
     kind = AutoConfig.from_pretrained(source.location, **source.options).model_type
     settings, _ = ProcessorMixin.get_processor_dict(source.location, **source.options)
     # SmolVLM lays images out as Idefics3 does; its own class asks for num2words, which only videos need.
-    name = "Idefics3Processor" if kind == "smolvlm" else settings.get("processor_class")
+    name = "Idefics3Processor" if kind == "smolvlm" else PROCESSOR_MAPPING_NAMES.get(kind)
     base = processor_class_from_name(name) if name else None
     if base is None:
         raise ImportError(f"torchvision (for the processor of model type {kind})")
 
     class StillImageProcessor(base):  # type: ignore[misc, valid-type]
-        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-            if argument_name == "video_processor" and argument is None:
-                return type(None)
-            return super().check_argument_for_proper_class(argument_name, argument)
+        video_processor = None
+
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [name for name in base.get_attributes() if name != "video_processor"]
 
     StillImageProcessor.__name__ = base.__name__
-    kept = {key: settings[key] for key in ("image_seq_len", "chat_template") if key in settings}
+    kept = {key: settings[key] for key in ("image_seq_len",) if key in settings}
+    template = settings.get("chat_template") or getattr(tokenizer, "chat_template", None)
     video = {"video_processor": None} if "video_processor" in base.get_attributes() else {}
-    template = kept.pop("chat_template", None) or getattr(tokenizer, "chat_template", None)
     return StillImageProcessor(image_processor=images, tokenizer=tokenizer, chat_template=template, **video, **kept)
 
 

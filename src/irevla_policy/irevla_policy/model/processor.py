@@ -127,7 +127,12 @@ class Processor:
             return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         encoded = self.vlm(images=[blank], text=[self._prompt(instruction, len(shapes))], return_tensors="pt")
         length = encoded["input_ids"].shape
-        return {key: value[0] for key, value in encoded.items() if isinstance(value, Tensor) and value.shape == length}
+        # What is as long as the text belongs to it (masks, token types); labels are for the layer that is dropped.
+        return {
+            key: value[0]
+            for key, value in encoded.items()
+            if isinstance(value, Tensor) and value.shape == length and key != "labels"
+        }
 
     def _prompt(self, instruction: str, images: int) -> str:
         if getattr(self.vlm, "chat_template", None):

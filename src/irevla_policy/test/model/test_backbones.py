@@ -1,0 +1,145 @@
+"""Every family of vision-language models: load from a folder, train a step with LoRA, act, store and load again."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from irevla_policy.model.checkpoint import load_checkpoint, save_checkpoint
+from irevla_policy.model.config import ModelSettings
+from irevla_policy.model.policy import VLAPolicy
+from irevla_policy.model.pretrained import BackboneError
+
+FAMILIES = ("blip2", "idefics3", "smolvlm", "paligemma", "qwen2_vl", "qwen2_5_vl")
+
+
+def lora_settings(folder) -> ModelSettings:
+    return ModelSettings(backbone=str(folder), lora_rank=4, learner_slots=4, head_width=32, head_layers=1)
+
+
+@pytest.mark.parametrize("cameras", [("front",), ("front", "wrist")])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_family_trains_with_lora_and_survives_storage(family, cameras, backbones, robot, observe, tmp_path):
+    robot = dataclasses.replace(robot, cameras=cameras)
+    policy = VLAPolicy.create(lora_settings(backbones(family)), robot, seed=3)
+    observations = [observe(1, "open the drawer", cameras=cameras), observe(2, "close", cameras=cameras)]
+    states = np.zeros((2, 4))
+    before = policy.act(observations, states)
+    assert before.shape == (2, 1, 4) and np.isfinite(before).all()
+
+    base = {name: p.clone() for name, p in policy.backbone.vlm.named_parameters() if "lora_" not in name}
+    policy.train()
+    optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(8):
+        loss = (policy(policy.prepare(observations, states)) - 1.0).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    policy.eval()
+    assert losses[-1] < 0.5 * losses[0]
+    for name, parameter in policy.backbone.vlm.named_parameters():
+        if name in base:
+            assert torch.equal(parameter, base[name]), f"{name} of the pretrained model changed"
+    moved = [p.abs().max() > 0 for name, p in policy.backbone.vlm.named_parameters() if "lora_B" in name]
+    assert any(moved), "no adapter learnt"
+
+    trained = policy.act(observations, states)
+    save_checkpoint(tmp_path / "policy", policy)
+    assert not (tmp_path / "policy" / "backbone.safetensors").exists(), "the base model is kept by reference"
+    assert np.array_equal(load_checkpoint(tmp_path / "policy").act(observations, states), trained)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_images_and_instruction_reach_the_latent(family, backbones, robot, observe):
+    policy = VLAPolicy.create(lora_settings(backbones(family)), robot)
+    states = np.zeros((1, 4))
+
+    def latent(observation):
+        with torch.no_grad():
+            return policy.latent(policy.prepare([observation], states)).hidden
+
+    one = latent(observe(1))
+    other_image = latent(observe(2))
+    other_text = latent(observe(1, "close the window"))
+    assert one.shape == other_image.shape and not torch.allclose(one, other_image, atol=1e-5)
+    assert one.shape != other_text.shape or not torch.allclose(one, other_text, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_decides_as_its_single_members_do(family, backbones, robot, observe):
+    policy = VLAPolicy.create(lora_settings(backbones(family)), robot)
+    observations = [observe(1, "open the drawer"), observe(2, "press the button from above with the hand")]
+    states = np.random.default_rng(0).normal(size=(2, 4))
+    together = policy.act(observations, states)
+    alone = [policy.act([seen], state[None])[0] for seen, state in zip(observations, states, strict=True)]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ("blip2", "paligemma"))
+def test_fast_image_path_equals_the_library_processor(family, backbones, robot, observe):
+    policy = VLAPolicy.create(lora_settings(backbones(family)), robot)
+    seen = observe(4, size=80)
+    ours = policy.prepare([seen], np.zeros((1, 4))).vlm["pixel_values"]
+    reference = policy.processor.vlm.image_processor([seen.images["front"]], return_tensors="pt")["pixel_values"]
+    np.testing.assert_allclose(ours.numpy(), reference.numpy(), atol=1e-5)
+
+
+def test_last_layer_is_dropped(backbones, robot, observe):
+    """The hidden states are what the language-model head of the original would have got."""
+    from transformers import Blip2ForConditionalGeneration
+
+    folder = backbones("blip2")
+    policy = VLAPolicy.create(lora_settings(folder), robot)
+    inputs = policy.prepare([observe(1)], np.zeros((1, 4))).vlm
+    original = Blip2ForConditionalGeneration.from_pretrained(folder).eval()
+    with torch.no_grad():
+        hidden, mask = policy.backbone(inputs)
+        logits = original(**inputs).logits
+        assert mask.all()
+        torch.testing.assert_close(original.get_output_embeddings()(hidden), logits, atol=1e-5, rtol=1e-5)
+
+
+def test_frozen_backbone_of_a_reference(backbones, robot):
+    settings = dataclasses.replace(lora_settings(backbones("blip2")), tuning="frozen")
+    policy = VLAPolicy.create(settings, robot)
+    assert policy.backbone.tunable() == []
+    policy.unfreeze_backbone()
+    assert not any(p.requires_grad for p in policy.backbone.parameters())
+
+
+def test_lora_targets_that_match_nothing_are_named(backbones, robot):
+    settings = dataclasses.replace(lora_settings(backbones("blip2")), lora_targets=("nowhere",))
+    with pytest.raises(BackboneError, match="no linear layer is named nowhere"):
+        VLAPolicy.create(settings, robot)
+
+
+@pytest.mark.parametrize("name", ["no/such/folder/here", "./missing", "tinyy"])
+def test_unknown_backbone_is_named(name, robot):
+    with pytest.raises(BackboneError, match="expected 'tiny', a folder that exists, or a hub id"):
+        VLAPolicy.create(ModelSettings(backbone=name), robot)
+
+
+def test_folder_without_configuration(tmp_path, robot):
+    with pytest.raises(BackboneError, match=r"no config\.json"):
+        VLAPolicy.create(ModelSettings(backbone=str(tmp_path)), robot)
+
+
+def test_damaged_pretrained_weights(backbones, robot, tmp_path):
+    import shutil
+
+    folder = tmp_path / "damaged"
+    shutil.copytree(backbones("blip2"), folder)
+    (folder / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(BackboneError, match="weights"):
+        VLAPolicy.create(lora_settings(folder), robot)
+
+
+def test_slots_must_divide_the_width(backbones, robot):
+    settings = dataclasses.replace(lora_settings(backbones("blip2")), learner_slots=5)
+    with pytest.raises(BackboneError, match="learner_slots"):
+        VLAPolicy.create(settings, robot)
