@@ -141,7 +141,8 @@ def test_the_path_to_a_far_target_keeps_its_direction():
     for setpoint in setpoints:
         moved = setpoint.position - START
         assert np.allclose(moved, way * np.linalg.norm(moved), atol=1e-12)
-    assert limited & LIMITED_VELOCITY and limited & LIMITED_ACCELERATION
+    assert limited & LIMITED_VELOCITY
+    assert limited & LIMITED_ACCELERATION
 
 
 def test_hold_brakes_in_the_least_time_and_repeats_the_position():
