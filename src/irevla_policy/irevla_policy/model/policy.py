@@ -150,7 +150,8 @@ class VLAPolicy(nn.Module):
 
     def prepare(self, observations: Sequence[SeenBy], states: npt.ArrayLike) -> ModelInputs:
         """Observations and raw proprioceptive states `[B, s]` to a batch on the policy's device."""
-        images = {camera: [seen.images[camera] for seen in observations] for camera in self.robot.cameras}
+        shared = [name for name in observations[0].images if all(name in seen.images for seen in observations)]
+        images = {camera: [seen.images[camera] for seen in observations] for camera in shared}
         return self.processor(images, [seen.instruction for seen in observations], states).to(self.device)
 
     @torch.inference_mode()
@@ -165,8 +166,7 @@ class VLAPolicy(nn.Module):
             Raw actions `[B, chunk, action_dim]`, float64; the same for the same input.
 
         Raises:
-            KeyError: An observation lacks a camera.
-            ValueError: A state has the wrong length.
+            ValueError: An observation lacks a camera, or a state has the wrong length.
         """
         normalised = self(self.prepare(observations, states)).cpu().numpy()
         return self.normaliser.denormalise_action(normalised)
