@@ -146,6 +146,22 @@ def peek_stamp(data: bytes | memoryview) -> int:
     return int(seconds) * 10**9 + int(nanoseconds)
 
 
+def peek_uint32(data: bytes | memoryview) -> int:
+    """The uint32 that follows the header of a serialised message, without deserialising it.
+
+    Raises:
+        InterfaceError: Too short.
+    """
+    order = "<" if len(data) > 1 and data[1] & 1 else ">"
+    try:
+        (length,) = struct.unpack_from(f"{order}I", data, 12)
+        # Fields are aligned relative to the end of the four bytes that come first.
+        place = 4 + (12 + length + 3) // 4 * 4
+        return int(struct.unpack_from(f"{order}I", data, place)[0])
+    except struct.error as error:
+        raise InterfaceError(f"{len(data)} bytes cannot hold a header and a number") from error
+
+
 def store_with(definitions: dict[str, str]) -> Typestore:
     """The known types, with those of a bag where they are unknown or differ.
 

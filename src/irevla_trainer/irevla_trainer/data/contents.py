@@ -1,0 +1,129 @@
+"""The first pass over a bag: everything but the pixels."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from irevla_policy.recording import topics
+from irevla_policy.recording.episode import EpisodeInfo
+from irevla_policy.recording.interfaces import InterfaceError, peek_stamp, peek_uint32, stamp_of
+from irevla_policy.recording.storage import BagError, BagReader, Message
+from irevla_policy.robot.profile import Camera, RobotProfile
+
+# Stamp of a message too short to hold one; no decision has it.
+_NO_STAMP = -1
+
+
+@dataclass
+class BagContents:
+    """What a first pass over a bag collects: everything but the pixels.
+
+    Attributes:
+        infos: Descriptions of the episode, in the order of the bag.
+        commands: Observation stamp, irevla_msgs/Command and bag time (ns) of each.
+        instructions: Bag time (ns) and text of each.
+        joint_stamps: Header stamps of the joint states, ns.
+        joint_states: Arm joints in the profile's order, rad, `[n]`, and the gripper's position, m.
+        image_stamps: Camera name to header stamps, ns, one for each message in the order of the bag.
+        image_latency: Bag time minus header stamp of images, ns.
+        motion: Controller commands and their bag times, ns; only of bags without /irevla/command.
+        reset: Stamp of the last first observation of an episode, ns; -1 without a simulator.
+        bad: What was wrong with messages, and how many.
+    """
+
+    infos: list[EpisodeInfo] = field(default_factory=list)
+    commands: list[tuple[int, Any, int]] = field(default_factory=list)
+    instructions: list[tuple[int, str]] = field(default_factory=list)
+    joint_stamps: list[int] = field(default_factory=list)
+    joint_states: list[tuple[npt.NDArray[np.float64], float]] = field(default_factory=list)
+    image_stamps: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    image_latency: list[int] = field(default_factory=list)
+    motion: list[tuple[Any, int]] = field(default_factory=list)
+    reset: int = -1
+    bad: Counter[str] = field(default_factory=Counter)
+
+
+def scan(bag: BagReader, profile: RobotProfile, cameras: Mapping[str, Camera], *, derive: bool) -> BagContents:
+    """Collect what decisions are made of.
+
+    Args:
+        bag: The bag.
+        profile: The robot.
+        cameras: Topic of the bag to camera.
+        derive: Whether the controller's commands are needed.
+
+    Raises:
+        BagError: Joint states of another robot, or damage.
+    """
+    wanted = {topics.EPISODE_INFO, topics.COMMAND, topics.INSTRUCTION, topics.STEP_INFO}
+    wanted |= {profile.joint_states_topic, *cameras} | ({profile.command.topic} if derive else set())
+    collector = _Collector(bag, profile, cameras)
+    for message in bag.messages(wanted):
+        try:
+            collector.take(message)
+        except InterfaceError as error:
+            collector.contents.bad[f"{message.topic}: {error}"] += 1
+    return collector.contents
+
+
+class _Collector:
+    def __init__(self, bag: BagReader, profile: RobotProfile, cameras: Mapping[str, Camera]) -> None:
+        self.contents = BagContents()
+        self._bag, self._profile, self._cameras = bag, profile, cameras
+        self._names: tuple[str, ...] = ()
+        self._order: list[int] = []
+
+    def take(self, message: Message) -> None:
+        contents, bag = self.contents, self._bag
+        topic, data, log_time = message
+        if topic in self._cameras:
+            stamp = peek_stamp(data) if len(data) >= 12 else _NO_STAMP
+            contents.image_stamps[self._cameras[topic].name].append(stamp)
+            contents.image_latency.append(log_time - stamp)
+        elif topic == self._profile.joint_states_topic:
+            self._take_joints(bag.deserialize(message))
+        elif topic == topics.COMMAND:
+            contents.commands.append((peek_stamp(data), bag.deserialize(message), log_time))
+        elif topic == topics.STEP_INFO:
+            if peek_uint32(data) == 0:
+                contents.reset = max(contents.reset, peek_stamp(data))
+        elif topic == topics.INSTRUCTION:
+            contents.instructions.append((log_time, str(bag.deserialize(message).data).strip()))
+        elif topic == topics.EPISODE_INFO:
+            contents.infos.append(EpisodeInfo.from_message(bag.deserialize(message)))
+        else:
+            contents.motion.append((bag.deserialize(message), log_time))
+
+    def _take_joints(self, message: Any) -> None:
+        contents = self.contents
+        names = tuple(message.name)
+        if names != self._names or not self._order:
+            self._names, self._order = names, self._joint_order(names)
+        positions = np.asarray(message.position, dtype=np.float64)
+        if len(positions) != len(names):
+            contents.bad["joint states with other numbers of names and positions"] += 1
+            return
+        values = positions[self._order]
+        if not np.isfinite(values).all():
+            contents.bad["joint states that are not finite"] += 1
+            return
+        gripper = float(values[-1]) if self._profile.gripper else 0.0
+        contents.joint_stamps.append(stamp_of(message.header))
+        contents.joint_states.append((values[: len(self._profile.joints)], gripper))
+
+    def _joint_order(self, names: tuple[str, ...]) -> list[int]:
+        profile = self._profile
+        wanted = [*profile.joint_names, *([profile.gripper.joint] if profile.gripper else [])]
+        missing = [name for name in wanted if name not in names]
+        if missing:
+            raise BagError(
+                f"{profile.joint_states_topic}: joint {missing[0]!r} of robot {profile.name!r} is missing; the bag's "
+                f"joints are {', '.join(names) or 'none'}: recorded with another robot?"
+            )
+        return [names.index(name) for name in wanted]
