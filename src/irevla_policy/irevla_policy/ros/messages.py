@@ -70,9 +70,8 @@ def joint_positions(message: JointState, profile: RobotProfile) -> tuple[Vector,
     names, positions = message.name, message.position
     topic = profile.joint_states_topic
     if len(names) != len(positions):
-        raise ObservationError(
-            f"{topic}: expected a position per name, found {len(names)} names, {len(positions)} positions"
-        )
+        found = f"{len(names)} names and {len(positions)} positions"
+        raise ObservationError(f"{topic}: expected one position per joint name, found {found}")
     index = {name: place for place, name in enumerate(names)}
     wanted = profile.joint_names + ((profile.gripper.joint,) if profile.gripper else ())
     missing = [name for name in wanted if name not in index]
@@ -151,9 +150,8 @@ def setpoints_of(message: JointTrajectory, profile: RobotProfile) -> tuple[list[
     setpoints = []
     for point in message.points:
         if len(point.positions) != len(index) or len(point.velocities) not in (0, len(index)):
-            raise ObservationError(
-                f"{profile.command.topic}: expected {len(index)} positions, found {len(point.positions)}"
-            )
+            found = f"{len(point.positions)} positions and {len(point.velocities)} velocities"
+            raise ObservationError(f"{profile.command.topic}: expected {len(index)} values per point, found {found}")
         positions = np.asarray(point.positions, dtype=np.float64)
         velocities = np.asarray(point.velocities if len(point.velocities) else np.zeros(len(index)), dtype=np.float64)
         setpoints.append(Setpoint(positions[order], velocities[order]))

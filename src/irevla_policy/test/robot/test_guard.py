@@ -376,7 +376,7 @@ def test_limits_hold_whatever_happens(seed):
         elif event == 6:
             robot.core.on_instruction(rng.choice(["", "go"]))
         robot.run(rng.uniform(DT, 0.3))
-    path = np.array([d.setpoints[0].position for d in robot.sent])
+    path = np.array([HOME, *(d.setpoints[0].position for d in robot.sent)])
     velocity = np.diff(path, axis=0, prepend=path[:1]) / DT
     acceleration = np.diff(velocity, axis=0, prepend=0 * velocity[:1]) / DT
     for index, joint in enumerate(PROFILE.joints):

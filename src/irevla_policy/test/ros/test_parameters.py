@@ -25,7 +25,7 @@ class Example:
     rate: float = setting(20.0, "Rate", unit="Hz", above=0.0, at_most=100.0, read_only=False)
     device: str = setting("cpu", "Device", choices=("cpu", "cuda"))
     topics: tuple[str, ...] = setting((), "Topics")
-    folder: Path | None = setting(None, "Folder")
+    folder: Path | None = setting(None, "Folder")  # noqa: RUF009
     inner: Inner = field(default_factory=Inner)
 
 
@@ -47,7 +47,8 @@ def test_defaults_and_descriptors(context):
     settings = declare(node, Example)
     assert settings == Example()
     descriptor = node.describe_parameter("rate")
-    assert "Rate" in descriptor.description and "Hz" in descriptor.description
+    assert "Rate" in descriptor.description
+    assert "Hz" in descriptor.description
     assert descriptor.floating_point_range[0].to_value == 100.0
     assert not descriptor.read_only
     assert node.describe_parameter("device").read_only
@@ -64,7 +65,7 @@ def test_overrides_of_every_kind(context):
 
 
 @pytest.mark.parametrize(
-    "argument, message",
+    ("argument", "message"),
     [
         ("rate:=0.0", r"rate: must be in \(0, 100\] Hz, found 0.0"),
         ("rate:=fast", "rate: expected a number, found 'fast'"),
@@ -88,5 +89,6 @@ def test_changes_are_checked_and_told(context):
     assert seen[-1].rate == 30.0
     for name, value in (("rate", 1000.0), ("device", "cuda")):
         result = node.set_parameters([Parameter(name, value=value)])[0]
-        assert not result.successful and result.reason
+        assert not result.successful
+        assert result.reason
     assert len(seen) == 1
