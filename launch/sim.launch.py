@@ -6,8 +6,9 @@
 The arguments and nodes are those of `irevla up sim`: both follow irevla_policy.graph.sim.
 """
 
-from irevla_policy.ros.launch_graph import launch_description_of
 from launch import LaunchDescription
+
+from irevla_policy.ros.launch_graph import launch_description_of
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 # Seconds after the first signal. The sum, with the time to notice, stays below the 3 s that Ctrl-C may take.
 TERMINATE_AFTER = 2.0
@@ -16,18 +17,14 @@ _POLL = 0.02
 
 def send(process: int, number: signal.Signals) -> None:
     """Send a signal to a process that may be gone."""
-    try:
+    with suppress(ProcessLookupError):
         os.kill(process, number)
-    except ProcessLookupError:
-        pass
 
 
 def kill_group(process: int) -> None:
     """Kill a process and everything that it started; it must lead a process group."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def end(leaders: Iterable[int], alive: Callable[[int], bool]) -> list[int]:

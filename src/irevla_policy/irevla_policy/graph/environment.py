@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,3 +36,17 @@ def node_environment(graph: Graph, node: NodeSpec, extra: Mapping[str, str]) -> 
     From weak to strong: the suite's defaults, the node's own, the user's environment, the graph's arguments, `extra`.
     """
     return {**default_environment(), **node.environment, **os.environ, **graph.environment, **extra}
+
+
+def adopt_environment(private: bool = False) -> None:
+    """Give this process the environment of the graphs that it supervises; call it before `rclpy.init`.
+
+    Args:
+        private: Also take a ROS domain by chance, so that graphs of other programs on this machine are not met. A
+            domain that the user has set is kept.
+    """
+    for name, value in default_environment().items():
+        os.environ.setdefault(name, value)
+    if private:
+        # Above 101 the ports of a domain can clash with those that Linux hands out; 0 is everybody's default.
+        os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(1, 101)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 
@@ -17,9 +18,11 @@ ARGUMENTS = (
     Argument("seed", "0", "Seed of the first episode; -1 draws one"),
     Argument("mode", "real_time", "Whether time flows, or waits for each command", ("real_time", "lock_step")),
     Argument("checkpoint", "", "Folder of the checkpoint that acts; empty lets the scripted expert act"),
+    Argument("device", "cpu", "Where the policy runs: cpu, cuda, cuda:1, ..."),
     Argument(
         "expert", "auto", "Let the scripted expert act; auto: when there is no checkpoint", ("auto", "true", "false")
     ),
+    Argument("noise", "0.0", "Noise on the scripted expert's displacements, in units of actions, 0 to 1"),
     Argument("record", "bags", "Folder for the recorder's bags; empty starts no recorder"),
     Argument("image_format", "raw", "How the recorder stores images", ("raw", "jpeg", "png")),
     Argument("params_file", "", "ROS parameter file for all nodes; its values win over the arguments"),
@@ -65,11 +68,12 @@ def build(values: Mapping[str, str]) -> Graph:
     )
     nodes = [simulator, node("irevla_guard", "guard_node")]
     if expert:
-        nodes.append(node("irevla_expert", "expert_node"))
+        nodes.append(node("irevla_expert", "expert_node", noise=_number(values, "noise", 0.0, 1.0)))
     elif values["checkpoint"]:
         # One core stays with the simulator: threads that compete for it slow both down.
         threads = max(1, (os.cpu_count() or 1) - 1)
-        nodes.append(node("irevla_policy", "policy_node", threads, checkpoint=values["checkpoint"]))
+        acts = {"checkpoint": values["checkpoint"], "device": values["device"]}
+        nodes.append(node("irevla_policy", "policy_node", threads, **acts))
     if values["record"]:
         folder = os.path.abspath(values["record"])
         nodes.append(node("irevla_recorder", "recorder_node", folder=folder, image_format=values["image_format"]))
@@ -79,6 +83,18 @@ def build(values: Mapping[str, str]) -> Graph:
     if values["discovery_range"]:
         environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = values["discovery_range"]
     return Graph("sim", tuple(nodes), environment)
+
+
+def _number(values: Mapping[str, str], name: str, low: float, high: float) -> float:
+    try:
+        number = float(values[name])
+    except ValueError:
+        number = math.nan
+    if not low <= number <= high:
+        raise GraphError(
+            f"graph 'sim': argument {name} must be a number from {low:g} to {high:g}, found {values[name]!r}"
+        )
+    return number
 
 
 def _whole_number(values: Mapping[str, str], name: str, low: int, high: int) -> int:

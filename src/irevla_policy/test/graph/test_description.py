@@ -18,9 +18,10 @@ def test_the_expert_acts_when_there_is_no_checkpoint() -> None:
 
 
 def test_the_policy_acts_when_there_is_a_checkpoint() -> None:
-    found = nodes(checkpoint="runs/a")
+    found = nodes(checkpoint="runs/a", device="cuda")
     assert "irevla_expert" not in found
     assert found["irevla_policy"]["checkpoint"] == "runs/a"
+    assert found["irevla_policy"]["device"] == "cuda"
 
 
 def test_the_expert_can_act_in_spite_of_a_checkpoint() -> None:

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -140,7 +141,7 @@ def test_nodes_get_name_remappings_level_and_typed_parameters(tmp_path: Path) ->
         wait_until_ready(tmp_path, "polite")
         line = next(line for line in log(tmp_path, "polite").splitlines() if line.startswith("arguments"))
         arguments: list[str] = yaml.safe_load(line.removeprefix("arguments "))
-        files = [after for word, after in zip(arguments, arguments[1:], strict=False) if word == "--params-file"]
+        files = [after for word, after in pairwise(arguments) if word == "--params-file"]
         assert files[1:] == ["extra.yaml"]
         assert yaml.safe_load(Path(files[0]).read_text()) == {"/**": {"ros__parameters": dict(spec.parameters)}}
     assert arguments[:5] == ["--ros-args", "-r", "__node:=polite", "-r", "/a:=/b"]
