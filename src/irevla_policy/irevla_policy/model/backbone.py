@@ -39,7 +39,7 @@ class VisionLanguageBackbone(nn.Module):
         super().__init__()
         self.source = source
         self.tuning = resolve_tuning(settings, source)
-        self.vlm = pretrained.load_model(source, config, getattr(torch, settings.dtype), weights=weights)
+        self.vlm: Any = pretrained.load_model(source, config, getattr(torch, settings.dtype), weights=weights)
         if self.vlm.get_output_embeddings() is None:
             raise BackboneError(f"backbone {source.name!r}: {type(self.vlm).__name__} has no language-model head")
         # What the head would have got comes out as 'logits': the last hidden representation of the paper.

@@ -1,12 +1,12 @@
 """Checkpoints: a folder of JSON and safetensors, written whole or not at all. Never pickle.
 
-    config.json            format version, model settings, facts about the robot
-    backbone.safetensors   weights of a backbone that was trained in full
-    adapter.safetensors    LoRA weights of a pretrained backbone, which itself is kept by reference
-    heads.safetensors      token learner and action head
-    normalisation.json     statistics of states and actions
-    vlm/                   configuration, tokenizer and processor files of the backbone
-    provenance.json        where it comes from: code, data, seed, evaluation
+- config.json: format version, model settings, facts about the robot
+- backbone.safetensors: weights of a backbone that was trained in full
+- adapter.safetensors: LoRA weights of a pretrained backbone, which itself is kept by reference
+- heads.safetensors: token learner and action head
+- normalisation.json: statistics of states and actions
+- vlm/: configuration, tokenizer and processor files of the backbone
+- provenance.json: where it comes from: code, data, seed, evaluation
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from irevla_policy.errors import UserError
 from irevla_policy.model import pretrained
-from irevla_policy.model.backbone import VisionLanguageBackbone, resolve_tuning
+from irevla_policy.model.backbone import VisionLanguageBackbone
 from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.normalisation import Affine, Normaliser
 from irevla_policy.model.policy import VLAPolicy
@@ -199,9 +199,7 @@ def _write(folder: Path, policy: VLAPolicy, provenance: Mapping[str, Any]) -> No
     }
     _write_json(folder / _CONFIG, config)
     normaliser = policy.normaliser
-    _write_json(
-        folder / _NORMALISATION, {"state": normaliser.state.as_dict(), "action": normaliser.action.as_dict()}
-    )
+    _write_json(folder / _NORMALISATION, {"state": normaliser.state.as_dict(), "action": normaliser.action.as_dict()})
     _write_json(folder / _PROVENANCE, dict(provenance))
     backbone.vlm.config.save_pretrained(folder / _VLM)
     policy.processor.vlm.save_pretrained(folder / _VLM)

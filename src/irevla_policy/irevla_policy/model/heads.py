@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -62,9 +64,7 @@ class Head(nn.Module):
         self.learner = TokenLearner(width, state_dim, slots)
         sizes = [width + state_dim] + [hidden] * layers
         self.norm = nn.LayerNorm(width)
-        blocks = [
-            layer for a, b in zip(sizes[:-1], sizes[1:], strict=True) for layer in (nn.Linear(a, b), nn.GELU())
-        ]
+        blocks = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.GELU())]
         last = nn.Linear(sizes[-1], out)
         # Small first outputs: the untrained policy stays near the mean action, the untrained critic near 0.
         nn.init.normal_(last.weight, std=0.01)

@@ -45,7 +45,9 @@ class Affine:
             raise ValueError(f"normalisation needs data of shape [N, k] with N > 0, found {list(data.shape)}")
         if not np.isfinite(data).all():
             row, column = np.argwhere(~np.isfinite(data))[0]
-            raise ValueError(f"normalisation needs finite data, found {data[row, column]} in row {row}, column {column}")
+            raise ValueError(
+                f"normalisation needs finite data, found {data[row, column]} in row {row}, column {column}"
+            )
         spread = data.std(axis=0)
         scale = np.where(spread < _SMALLEST_SPREAD, 1.0, spread)
         return cls(data.mean(axis=0), scale, data.min(axis=0), data.max(axis=0))

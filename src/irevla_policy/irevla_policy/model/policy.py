@@ -107,7 +107,7 @@ class VLAPolicy(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.action_head.mlp[-1].weight.device
+        return next(self.action_head.parameters()).device
 
     @property
     def normaliser(self) -> Normaliser:

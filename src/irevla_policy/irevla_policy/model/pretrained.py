@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 
 from irevla_policy.errors import UserError
 from irevla_policy.model import tiny
@@ -85,7 +84,7 @@ def load_config(source: Source) -> Any:
         raise _unreadable(source, "configuration", error) from error
 
 
-def load_model(source: Source, config: Any, dtype: torch.dtype, *, weights: bool = True) -> nn.Module:
+def load_model(source: Source, config: Any, dtype: torch.dtype, *, weights: bool = True) -> Any:
     """Build a vision-language model.
 
     Args:
@@ -151,11 +150,11 @@ def _still_image_processor(source: Source) -> Any:
     settings, _ = ProcessorMixin.get_processor_dict(source.location, **source.options)
     # SmolVLM lays images out as Idefics3 does; its own class asks for num2words, which only videos need.
     name = "Idefics3Processor" if kind == "smolvlm" else PROCESSOR_MAPPING_NAMES.get(kind)
-    base = processor_class_from_name(name) if name else None
+    base: Any = processor_class_from_name(name) if name else None
     if base is None:
         raise ImportError(f"torchvision (for the processor of model type {kind})")
 
-    class StillImageProcessor(base):  # type: ignore[misc, valid-type]
+    class StillImageProcessor(base):
         video_processor = None
 
         @classmethod

@@ -167,7 +167,8 @@ class _PlainImages:
     def __call__(self, images: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
         """N RGB images to `[N, 3, height, width]`, float32."""
         batch = torch.from_numpy(np.stack([self._resized(image) for image in images]))
-        return batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) * self.gain + self.offset
+        pixels = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        return pixels * self.gain + self.offset
 
     def _resized(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         if image.shape[:2] == self.size:

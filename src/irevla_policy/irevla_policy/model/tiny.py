@@ -20,7 +20,7 @@ _SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_
 _IMAGE_TOKEN = "<image>"
 
 
-def initialise(model: nn.Module) -> None:
+def initialise(model: Any) -> None:
     """Give an untrained BLIP-2 a start from which it learns to localise within minutes.
 
     The library starts the query tokens at zero, all alike, because it expects trained weights; alike they get alike

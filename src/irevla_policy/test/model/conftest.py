@@ -39,7 +39,9 @@ def normaliser() -> Normaliser:
 def observe() -> Callable[..., Observation]:
     """Makes observations with random images."""
 
-    def make(seed: int = 0, instruction: str = "open the drawer", size: int = 96, cameras: tuple[str, ...] = ("front",)):
+    def make(
+        seed: int = 0, instruction: str = "open the drawer", size: int = 96, cameras: tuple[str, ...] = ("front",)
+    ):
         random = np.random.default_rng(seed)
         images = {name: random.integers(0, 255, (size, size, 3), dtype=np.uint8) for name in cameras}
         return Observation(0, images, np.zeros(7), 0.0, instruction)

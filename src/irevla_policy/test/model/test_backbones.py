@@ -28,7 +28,8 @@ def test_family_trains_with_lora_and_survives_storage(family, cameras, backbones
     observations = [observe(1, "open the drawer", cameras=cameras), observe(2, "close", cameras=cameras)]
     states = np.zeros((2, 4))
     before = policy.act(observations, states)
-    assert before.shape == (2, 1, 4) and np.isfinite(before).all()
+    assert before.shape == (2, 1, 4)
+    assert np.isfinite(before).all()
 
     base = {name: p.clone() for name, p in policy.backbone.vlm.named_parameters() if "lora_" not in name}
     policy.train()
@@ -66,7 +67,8 @@ def test_images_and_instruction_reach_the_latent(family, backbones, robot, obser
     one = latent(observe(1))
     other_image = latent(observe(2))
     other_text = latent(observe(1, "close the window"))
-    assert one.shape == other_image.shape and not torch.allclose(one, other_image, atol=1e-5)
+    assert one.shape == other_image.shape
+    assert not torch.allclose(one, other_image, atol=1e-5)
     assert one.shape != other_text.shape or not torch.allclose(one, other_text, atol=1e-5)
 
 
@@ -80,7 +82,7 @@ def test_a_batch_decides_as_its_single_members_do(family, backbones, robot, obse
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ("blip2", "paligemma"))
+@pytest.mark.parametrize("family", ["blip2", "paligemma"])
 def test_fast_image_path_equals_the_library_processor(family, backbones, robot, observe):
     policy = VLAPolicy.create(lora_settings(backbones(family)), robot)
     seen = observe(4, size=80)

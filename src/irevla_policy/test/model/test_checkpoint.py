@@ -39,13 +39,15 @@ def test_loaded_policy_acts_bit_for_bit_the_same(policy, stored, observe):
     observations, states = [observe(1), observe(2, "close the window")], np.random.default_rng(0).normal(size=(2, 4))
     loaded = load_checkpoint(stored)
     assert np.array_equal(loaded.act(observations, states), policy.act(observations, states))
-    assert loaded.settings == policy.settings and loaded.robot == policy.robot
+    assert loaded.settings == policy.settings
+    assert loaded.robot == policy.robot
     assert read_provenance(stored) == {"seed": 1}
 
 
 def test_version_is_of_the_content_alone(policy, stored, tmp_path):
     version = checkpoint_version(stored)
-    assert len(version) == 12 and set(version) <= set("0123456789abcdef")
+    assert len(version) == 12
+    assert set(version) <= set("0123456789abcdef")
     for path in stored.rglob("*"):
         os.utime(path, (1, 1))
     copy = tmp_path / "elsewhere"
@@ -126,7 +128,9 @@ def test_unknown_setting(stored):
 def test_weights_of_another_shape(stored):
     document = json.loads((stored / "config.json").read_text())
     change(stored / "config.json", model=document["model"] | {"head_width": 64})
-    with pytest.raises(CheckpointError, match=r"heads\.safetensors: weight 'mlp\.0\.bias' has shape \[256\], expected \[64\]"):
+    with pytest.raises(
+        CheckpointError, match=r"heads\.safetensors: weight 'mlp\.0\.bias' has shape \[256\], expected \[64\]"
+    ):
         load_checkpoint(stored)
 
 

@@ -43,7 +43,9 @@ def test_json_gives_the_same_numbers_back():
         np.testing.assert_array_equal(getattr(affine, name), getattr(back, name))
 
 
-@pytest.mark.parametrize(("data", "message"), [(np.zeros((0, 3)), "N > 0"), ([[1.0, np.nan]], "nan in row 0, column 1")])
+@pytest.mark.parametrize(
+    ("data", "message"), [(np.zeros((0, 3)), "N > 0"), ([[1.0, np.nan]], "nan in row 0, column 1")]
+)
 def test_data_that_cannot_be_fitted(data, message):
     with pytest.raises(ValueError, match=message):
         Affine.fit(data)

@@ -23,7 +23,8 @@ def policy(robot, normaliser):
 def test_shapes(robot, observe, chunk):
     policy = VLAPolicy.create(ModelSettings(chunk=chunk), robot)
     action = policy.act([observe(i) for i in range(3)], np.zeros((3, 4)))
-    assert action.shape == (3, chunk, 4) and action.dtype == np.float64
+    assert action.shape == (3, chunk, 4)
+    assert action.dtype == np.float64
 
 
 def test_same_seed_same_policy(robot, observe):
@@ -48,7 +49,8 @@ def test_acting_is_deterministic_also_in_another_thread(policy, observe):
     thread = threading.Thread(target=lambda: results.append(policy.act(seen, state)))
     thread.start()
     thread.join()
-    assert np.array_equal(policy.act(seen, state), first) and np.array_equal(results[0], first)
+    assert np.array_equal(policy.act(seen, state), first)
+    assert np.array_equal(results[0], first)
 
 
 def test_batch_decides_as_its_members(policy, observe):
@@ -91,7 +93,8 @@ def test_latent_is_enough_for_the_head(policy, observe):
 def test_frozen_backbone_gets_no_gradient_and_never_moves(policy, observe):
     policy.freeze_backbone()
     policy.train()
-    assert not policy.backbone.training and policy.action_head.training
+    assert not policy.backbone.training
+    assert policy.action_head.training
     before = {name: p.clone() for name, p in policy.backbone.named_parameters()}
     head = policy.action_head.mlp[-1].weight.clone()
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-2)

@@ -14,7 +14,7 @@ With --json, FILE is one object:
   tasks       list of objects: task, variation, success, low, high (95 % Wilson), successes, episodes, mean_steps,
               seconds, seeds, outcomes
 
-examples:
+Examples:
   irevla eval --checkpoint out/policy --tasks drawer-open,window-close --episodes 50 --json out/eval.json
   irevla eval --checkpoint out/policy --tasks drawer-open:blue --episodes 10 --purpose validation --video out/videos
 """
@@ -59,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--worlds", type=int, default=4, help="episodes at a time (default: 4)")
     parser.add_argument("--device", default="cpu", help="torch device of the policy (default: cpu)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
-    parser.add_argument("--video", type=Path, metavar="DIR", help="write an MP4 of the first episodes of each task there")
+    parser.add_argument(
+        "--video", type=Path, metavar="DIR", help="write an MP4 of the first episodes of each task there"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -138,7 +140,9 @@ def _write_videos(folder: Path, results: list[TaskResult], rate: float) -> None:
 
     for result in results:
         clips = [
-            Clip(f"seed {episode.seed}", episode.frames, episode.success) for episode in result.episodes if episode.frames
+            Clip(f"seed {episode.seed}", episode.frames, episode.success)
+            for episode in result.episodes
+            if episode.frames
         ]
         name = str(result.task).replace(":", "_")
         write_video(folder / f"{name}.mp4", side_by_side(clips), rate)

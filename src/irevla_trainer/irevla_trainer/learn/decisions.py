@@ -15,23 +15,23 @@ from irevla_policy.model.processor import ModelInputs, Processor
 
 
 class EpisodeArrays(Protocol):
-    """One episode, decoded; arrays may be memory-mapped.
-
-    Attributes:
-        images: Camera name to RGB images, uint8 `[T, H, W, 3]`.
-        instructions: What to do at each step, T texts.
-        state: Raw proprioceptive states, `[T, s]`.
-        action: Raw executed actions, `[T, a]`.
-    """
+    """One episode, decoded; arrays may be memory-mapped."""
 
     @property
-    def images(self) -> Mapping[str, npt.NDArray[np.uint8]]: ...
+    def images(self) -> Mapping[str, npt.NDArray[np.uint8]]:
+        """Camera name to RGB images, uint8 `[T, H, W, 3]`."""
+
     @property
-    def instructions(self) -> Sequence[str]: ...
+    def instructions(self) -> Sequence[str]:
+        """What to do at each step, T texts."""
+
     @property
-    def state(self) -> npt.NDArray[np.float32]: ...
+    def state(self) -> npt.NDArray[np.float32]:
+        """Raw proprioceptive states, `[T, s]`."""
+
     @property
-    def action(self) -> npt.NDArray[np.float32]: ...
+    def action(self) -> npt.NDArray[np.float32]:
+        """Raw executed actions, `[T, a]`."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,9 @@ class Decisions:
 
     def fingerprint(self) -> str:
         """A short text that changes with the data; guards against resuming on other data."""
-        total = sum(float(np.float64(episode.action).sum() + np.float64(episode.state).sum()) for episode in self.episodes)
+        total = sum(
+            float(np.float64(episode.action).sum() + np.float64(episode.state).sum()) for episode in self.episodes
+        )
         return f"{len(self.episodes)} episodes, {len(self)} decisions, sum {total:.6f}"
 
 
@@ -132,9 +134,7 @@ def split(episodes: Sequence[EpisodeArrays], fraction: float, seed: int) -> tupl
     return [index for index in range(len(episodes)) if index not in chosen], sorted(chosen)
 
 
-def random_shift(
-    images: npt.NDArray[np.uint8], pixels: int, random: np.random.Generator
-) -> npt.NDArray[np.uint8]:
+def random_shift(images: npt.NDArray[np.uint8], pixels: int, random: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Shift every image by up to `pixels` in both directions, edges repeated.
 
     Args:

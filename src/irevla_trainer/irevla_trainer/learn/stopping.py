@@ -14,16 +14,13 @@ _HELD = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class StopRequest:
-    """Signals that arrived while they were held back.
-
-    Attributes:
-        asked: Whether there were any.
-    """
+    """Signals that arrived while they were held back."""
 
     arrived: list[int] = field(default_factory=list)
 
     @property
     def asked(self) -> bool:
+        """Whether there were any."""
         return bool(self.arrived)
 
 

@@ -30,7 +30,8 @@ def test_split_holds_out_whole_episodes_of_every_instruction(spot):
     episodes = [spot(i, 2, "open" if i % 2 else "close") for i in range(20)]
     training, validation = split(episodes, 0.2, seed=3)
     assert sorted(training + validation) == list(range(20))
-    assert sum(index % 2 for index in validation) == 2 and len(validation) == 4
+    assert sum(index % 2 for index in validation) == 2
+    assert len(validation) == 4
     assert split(episodes, 0.2, seed=3) == (training, validation)
     assert split(episodes, 0.0, seed=3) == (list(range(20)), [])
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from irevla_trainer.learn.prefetch import prefetch
-from irevla_trainer.learn.sft import ResumeError, SftSettings, TrainingError, evaluate_loss, masked_mse, train
+from irevla_trainer.learn.settings import SftSettings
+from irevla_trainer.learn.sft import ResumeError, TrainingError, evaluate_loss, masked_mse, train
 from irevla_trainer.learn.training_state import TrainingStateError
 
 QUICK = SftSettings(steps=12, batch_size=8, warmup_steps=2, shift=1, report_every=1, save_every=1e-6)
@@ -26,8 +27,6 @@ def weights(policy):
 
 def same(one, other):
     return all(torch.equal(one[name], other[name]) for name in one)
-
-
 
 
 def stop_at(step):
@@ -112,7 +111,8 @@ def test_loss_that_is_not_finite_stops_with_the_last_good_state(decisions, new_p
     with pytest.raises(TrainingError, match=r"loss is nan .* at step [45] of 12; lower learning_rate"):
         train(policy, decisions, None, QUICK, tmp_path, spoil)
     state = read_state(tmp_path)
-    assert state is not None and state.progress["step"] in (4, 5)
+    assert state is not None
+    assert state.progress["step"] in (4, 5)
     assert all(torch.isfinite(tensor).all() for tensor in state.tensors.values())
 
 
