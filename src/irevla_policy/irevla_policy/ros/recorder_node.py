@@ -191,7 +191,8 @@ class RecorderNode(Node):
         """What publishers offer now, so that a bag is played back in the same way."""
         found = {}
         for source in self._recorder.sources:
-            offers = {_offer(item.qos_profile) for item in self.get_publishers_info_by_topic(source.name)}
+            usual = source.recorded.offers[0].depth
+            offers = {_offer(item.qos_profile, usual) for item in self.get_publishers_info_by_topic(source.name)}
             found[source.name] = tuple(sorted(offers, key=repr))
         return found
 
@@ -247,9 +248,10 @@ def _word(words: Sequence[str], number: int, what: str) -> str:
     return words[number]
 
 
-def _offer(profile: QoSProfile) -> Offer:
+def _offer(profile: QoSProfile, usual_depth: int) -> Offer:
     return Offer(
-        depth=profile.depth or 10,
+        # Discovery does not tell the depth.
+        depth=profile.depth or usual_depth,
         reliable=profile.reliability != ReliabilityPolicy.BEST_EFFORT,
         latched=profile.durability == DurabilityPolicy.TRANSIENT_LOCAL,
     )

@@ -1,0 +1,189 @@
+"""Expert episodes through the whole graph, one bag each; interrupted collections go on where they were."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from irevla_policy.graph.description import Graph
+from irevla_policy.graph.environment import default_environment
+from irevla_policy.graph.registry import find_graph
+from irevla_policy.graph.supervisor import Supervisor
+from irevla_policy.recording.episode import EpisodeInfo, read_label
+from irevla_policy.recording.storage import BagError, open_reader
+from irevla_policy.recording.topics import EPISODE_INFO
+from irevla_trainer.ros.episodes import EpisodeRunner
+from irevla_trainer.seeds import episode_seeds
+
+EXPERT_NODE = "irevla_expert"
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What to collect.
+
+    Attributes:
+        tasks: Tasks, each of which gets all episodes.
+        episodes: Episodes a task.
+        folder: Folder of the bags.
+        seed: First seed within the training seeds.
+        variation: Variation of the tasks; empty for the tasks as they are.
+        robot: Robot profile.
+        world: Simulated world.
+        noise: Standard deviation of the noise on the expert's actions, in units of actions.
+        image_format: How images are recorded.
+    """
+
+    tasks: Sequence[str]
+    episodes: int
+    folder: Path
+    seed: int = 0
+    variation: str = ""
+    robot: str = "sawyer"
+    world: str = "metaworld"
+    noise: float = 0.0
+    image_format: str = "raw"
+
+    def names(self) -> list[tuple[str, int, str]]:
+        """Task, seed and name of every episode, in order.
+
+        Raises:
+            SeedError: More episodes than there are training seeds.
+        """
+        seeds = episode_seeds("train", self.episodes, self.seed)
+        suffix = f"-{self.variation}" if self.variation else ""
+        return [(task, seed, f"{task}{suffix}_{seed:06d}") for task in self.tasks for seed in seeds]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """One episode of a collection.
+
+    Attributes:
+        task: Its task.
+        seed: Seed of the reset.
+        success: Whether the expert succeeded.
+        steps: Decisions.
+        bag: Its bag.
+        new: Whether it was recorded now; it was there already otherwise.
+    """
+
+    task: str
+    seed: int
+    success: bool
+    steps: int
+    bag: Path
+    new: bool
+
+
+def collect(
+    wanted: Collection,
+    progress: Callable[[int, int, Collected], None] = lambda done, total, episode: None,
+    log_dir: Path | None = None,
+) -> list[Collected]:
+    """Bring the graph up in lock-step, run the scripted expert and record every episode, failures too.
+
+    Episodes that lie in the folder already are kept and not recorded again; what an interrupted recording left is set
+    aside as `NAME_aborted`.
+
+    Args:
+        wanted: What to collect.
+        progress: Called after every episode with the number done and the number of all.
+        log_dir: Folder for the nodes' output.
+
+    Returns:
+        All episodes, in order.
+
+    Raises:
+        UserError: Unknown task or variation, or too many episodes.
+        RunError: A node ended, or an episode did not go on.
+    """
+    names = wanted.names()
+    found = {name: _existing(wanted.folder / name, task, seed) for task, seed, name in names}
+    done: list[Collected] = []
+    if all(found.values()):
+        graph = None
+    else:
+        graph = _graph(wanted)
+        for name, value in default_environment().items():
+            os.environ.setdefault(name, value)
+        os.environ.setdefault("ROS_DOMAIN_ID", str(_own_domain()))
+    if graph is None:
+        return [episode for episode in found.values() if episode is not None]
+    with Supervisor(graph, log_dir=log_dir) as running, EpisodeRunner(lock_step=True, check=running.check) as runner:
+        for number, (task, seed, name) in enumerate(names, start=1):
+            episode = found[name]
+            if episode is None:
+                # The recorder has recovered by now what a killed one left under this name.
+                _set_aside(wanted.folder / name)
+                ended = runner.run(task, seed=seed, variation=wanted.variation, source="expert", name=name)
+                episode = Collected(task, seed, ended.success, ended.steps, wanted.folder / name, new=True)
+            done.append(episode)
+            progress(number, len(names), episode)
+    return done
+
+
+def _graph(wanted: Collection) -> Graph:
+    from irevla_policy.sim.tasks import load_tasks
+
+    known = load_tasks()
+    for task in wanted.tasks:
+        known.variation(task, wanted.variation)
+    arguments = {
+        "robot": wanted.robot,
+        "world": wanted.world,
+        "task": wanted.tasks[0],
+        "mode": "lock_step",
+        "expert": "true",
+        "record": str(wanted.folder),
+        "image_format": wanted.image_format,
+    }
+    graph = find_graph("sim").resolve(arguments)
+    nodes = [
+        replace(node, parameters={**node.parameters, "noise": wanted.noise, "seed": wanted.seed})
+        if node.name == EXPERT_NODE
+        else node
+        for node in graph.nodes
+    ]
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _existing(bag: Path, task: str, seed: int) -> Collected | None:
+    """The episode that lies there already; None when it has to be recorded."""
+    info = _info(bag)
+    if info is None or info.state != "finished" or info.seed != seed:
+        return None
+    return Collected(task, seed, info.success == "yes", info.steps, bag, new=False)
+
+
+def _info(bag: Path) -> EpisodeInfo | None:
+    if not bag.is_dir():
+        return None
+    try:
+        with closing(open_reader(bag)) as reader:
+            infos = [EpisodeInfo.from_message(reader.deserialize(m)) for m in reader.messages([EPISODE_INFO])]
+    except BagError:
+        return None
+    label = read_label(bag)
+    info = infos[-1] if infos else None
+    return label.apply(info) if label is not None and info is not None else info
+
+
+def _set_aside(bag: Path) -> None:
+    if bag.exists():
+        number, target = 0, bag.with_name(f"{bag.name}_aborted")
+        while target.exists():
+            number += 1
+            target = bag.with_name(f"{bag.name}_aborted{number}")
+        bag.rename(target)
+
+
+def _own_domain() -> int:
+    """A ROS domain of this process's own, so that graphs beside each other never meet.
+
+    Domains above 101 can clash with the ports that Linux gives to outgoing connections.
+    """
+    return 1 + os.getpid() % 101
