@@ -28,7 +28,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[argparse.Nam
         parser.add_argument("words", nargs="*", default=[])
 
     def replace(run: Callable[[argparse.Namespace], int]) -> None:
-        module = types.ModuleType("irevla_trainer.commands.doctor", "Do a thing.\n\nexamples:\n  irevla doctor")
+        module = types.ModuleType("irevla_trainer.commands.doctor", "Do a thing.\n\nExamples:\n  irevla doctor")
         module.__dict__.update(add_arguments=add_arguments, run=run)
         monkeypatch.setitem(sys.modules, module.__name__, module)
 
@@ -58,7 +58,7 @@ def test_every_command_has_help_with_examples(name: str, capsys: pytest.CaptureF
     shown = capsys.readouterr().out
     assert ended.value.code == 0
     assert f"usage: irevla {name}" in shown
-    assert f"  irevla {name}" in shown.partition("examples:")[2]
+    assert f"  irevla {name}" in shown.partition("Examples:")[2]
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in COMMANDS])

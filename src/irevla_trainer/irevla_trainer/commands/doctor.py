@@ -10,7 +10,7 @@ With --json, standard output is one object:
             found   version, place or measurement; empty when nothing was found
             note    what is used instead, or what to do; may be empty
 
-examples:
+Examples:
   irevla doctor
   irevla doctor --json
 """

@@ -2,7 +2,7 @@
 
 Ctrl-C ends every node within 3 s. When a node ends by itself, the others are ended too and the exit code is 1.
 
-examples:
+Examples:
   irevla up sim
   irevla up sim task:=door-open seed:=3 mode:=lock_step
   irevla up sim checkpoint:=out/demo/checkpoint record:=bags image_format:=jpeg
