@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Bad input or a missing prerequisite. Commands print it as one line and exit with 2; nodes log it and stay alive."""
+    """Bad input or a missing prerequisite. Commands print it as one line and exit with 2; nodes log it and live on."""
 
 
 class RunError(Exception):
