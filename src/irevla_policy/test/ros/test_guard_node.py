@@ -1,0 +1,225 @@
+"""The guard as a process of its own over DDS, with a policy that fails in every way."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from irevla_msgs.msg import Command, PolicyStatus
+from irevla_policy.robot.kinematics import ArmKinematics
+from irevla_policy.robot.proposal import Proposal
+from irevla_policy.ros.guard_messages import action_message
+
+sys.path.insert(0, str(Path(__file__).parent))
+from stand_in_robot import PROFILE, StandInRobot, finish
+
+DOMAIN = 35
+DT = 1.0 / PROFILE.guard_rate
+POLICY = str(Path(__file__).parent / "scripted_policy.py")
+RUNNING, INTERVENED = PolicyStatus.STATE_RUNNING, PolicyStatus.STATE_INTERVENED
+HOLDING, ESTOPPED = PolicyStatus.STATE_HOLDING, PolicyStatus.STATE_ESTOPPED
+
+
+@pytest.fixture(scope="module")
+def graph() -> Iterator[StandInRobot]:
+    robot = StandInRobot(DOMAIN)
+    guard = robot.start("-m", "irevla_policy.ros.guard_node")
+    try:
+        robot.wait_for_state(HOLDING, seconds=15.0)
+        yield robot
+        output = finish(guard)
+        assert guard.returncode == 0, output
+        assert "Traceback" not in output, output
+    finally:
+        guard.kill()
+        robot.close()
+
+
+@pytest.fixture
+def robot(graph: StandInRobot) -> Iterator[StandInRobot]:
+    graph.camera = graph.joints = True
+    graph.change_joints = lambda message: None
+    graph.say("press the button")
+    graph.path.clear()
+    graph.commands.clear()
+    yield graph
+    graph.camera = graph.joints = True
+    assert_limits(graph)
+
+
+@contextmanager
+def policy(robot: StandInRobot, mode: str = "good") -> Iterator[subprocess.Popen[str]]:
+    process = robot.start(POLICY, mode)
+    try:
+        if mode == "good":
+            robot.wait_for_state(RUNNING, seconds=10.0)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def assert_limits(robot: StandInRobot) -> None:
+    """Finite differences over the guard's own time grid."""
+    kinematics = ArmKinematics(PROFILE)
+    stamps = np.array([stamp for stamp, _ in robot.path])
+    path = np.array([position for _, position in robot.path])
+    if len(path) < 3:
+        return
+    steps = np.diff(stamps) * 1e-9
+    assert (steps > 0.99 * DT).all(), "trajectories must start at least one tick apart"
+    velocity = np.diff(path, axis=0) / np.maximum(steps, DT)[:, None]
+    acceleration = np.diff(velocity, axis=0) / DT
+    box = PROFILE.workspace
+    for index, joint in enumerate(PROFILE.joints):
+        assert (path[:, index] >= joint.position[0]).all()
+        assert (path[:, index] <= joint.position[1]).all()
+        assert (np.abs(velocity[:, index]) <= joint.velocity + 1e-6).all()
+        even = np.abs(steps[1:] - DT) + np.abs(steps[:-1] - DT) < 1e-6
+        assert (np.abs(acceleration[even, index]) <= joint.acceleration + 1e-4).all()
+    for position in path:
+        hand = kinematics.position(position)
+        assert (hand >= np.array(box.low) - 1e-9).all()
+        assert (hand <= np.array(box.high) + 1e-9).all()
+
+
+def assert_holds(robot: StandInRobot, seconds: float = 0.3) -> None:
+    """The same position again and again, at the guard's rate."""
+    time.sleep(0.15)
+    start = len(robot.path)
+    time.sleep(seconds)
+    held = robot.path[start:]
+    assert len(held) >= 0.6 * seconds / DT, "a hold repeats the position at the guard's rate"
+    assert all((position == held[0][1]).all() for _, position in held)
+
+
+def test_holds_without_an_instruction_and_says_so(robot):
+    with policy(robot):
+        robot.say("")
+        robot.wait_for_state(HOLDING, "no_instruction")
+        assert_holds(robot)
+        assert "/irevla/instruction" in robot.status.reason
+        robot.wait(lambda: "instruction" in robot.diagnosed["irevla_guard"].message, "diagnostics", 3.0)
+        robot.say("open the drawer")
+        robot.wait_for_state(RUNNING)
+        assert robot.status.instruction == "open the drawer"
+        assert robot.status.policy_version == "0123456789ab"
+    assert {Command.SOURCE_POLICY, Command.SOURCE_HOLD} == {command.source for command in robot.commands}
+
+
+@pytest.mark.parametrize(
+    ("part", "code", "word"),
+    [("camera", "camera_stale", "camera 'corner'"), ("joints", "joint_states_stale", "/joint_states")],
+)
+def test_a_stale_sensor_stops_the_robot_in_time(robot, part, code, word):
+    with policy(robot):
+        setattr(robot, part, False)
+        silent = time.monotonic()
+        robot.wait_for_state(HOLDING, code)
+        # The policy falls silent with the camera, too; the sensor is named first or beside it.
+        assert time.monotonic() - silent < PROFILE.stale_timeout + 0.15
+        assert word in robot.status.reason
+        assert_holds(robot)
+        assert word in robot.commands[-1].reason
+        assert robot.commands[-1].source == Command.SOURCE_HOLD
+        setattr(robot, part, True)
+        robot.wait_for_state(RUNNING)
+
+
+def test_joint_states_that_are_not_finite_are_refused(robot):
+    with policy(robot):
+
+        def spoil(message):
+            message.position[2] = float("nan")
+
+        robot.change_joints = spoil
+        robot.wait_for_state(HOLDING, "joint_states_invalid")
+        assert "joint 'right_j2' is nan" in robot.status.reason
+        robot.change_joints = lambda message: None
+        robot.wait_for_state(RUNNING)
+
+
+@pytest.mark.parametrize(
+    ("mode", "code", "word"),
+    [
+        ("late", "action_late", "s after its observation, expected within 0.15 s"),
+        ("nan", "action_invalid", "expected a finite number"),
+        ("short", "action_invalid", "3 values, expected 4"),
+        ("outside", "action_invalid", "outside its limits"),
+    ],
+)
+def test_actions_that_cannot_be_followed(robot, mode, code, word):
+    refused = robot.status.actions_refused
+    with policy(robot, mode):
+        robot.wait_for_state(HOLDING, code, 10.0)
+        robot.wait(lambda: word in robot.status.reason, word, 10.0)
+        assert_holds(robot)
+        robot.wait(lambda: robot.status.actions_refused > refused, "the count of refusals")
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_stopped_or_killed_policy_ends_in_a_hold(robot, number):
+    with policy(robot) as process:
+        process.send_signal(number)
+        stopped = time.monotonic()
+        robot.wait_for_state(HOLDING, "action_late")
+        assert time.monotonic() - stopped < PROFILE.action_timeout + 1.0 / PROFILE.control_rate + 0.15
+        assert_holds(robot)
+        robot.wait_for_state(HOLDING, "action_missing")
+        assert "silent" in robot.status.reason
+        if number == signal.SIGSTOP:
+            process.send_signal(signal.SIGCONT)
+            robot.wait_for_state(RUNNING)
+
+
+def test_estop_latches_until_it_is_cleared(robot):
+    with policy(robot):
+        assert robot.call("/irevla/estop").success
+        robot.wait_for_state(ESTOPPED, "estop", 1.0)
+        assert_holds(robot)
+        robot.wait(lambda: robot.diagnosed["irevla_guard"].level == b"\x02", "an error in the diagnostics", 3.0)
+        assert robot.call("/irevla/clear_estop").success
+        robot.wait_for_state(RUNNING)
+
+
+def test_an_intervention_overrides_and_ends(robot):
+    with policy(robot):
+        target = Proposal(0, (), PROFILE.joint_names, tuple(PROFILE.home), 0.0)
+        for _ in range(10):
+            robot.interventions.publish(action_message(target))
+            time.sleep(0.05)
+        assert robot.status.state == INTERVENED
+        assert robot.commands[-1].source == Command.SOURCE_INTERVENTION
+        robot.wait_for_state(RUNNING)
+
+
+def test_limits_hold_under_a_wild_policy(robot):
+    with policy(robot, "wild"):
+        robot.wait(lambda: len(robot.path) > 50 and robot.status.actions_total > 0, "motion", 10.0)
+        robot.path.clear()
+        time.sleep(2.0)
+    assert len(robot.path) > 100
+    path = np.array([position for _, position in robot.path])
+    assert np.ptp(path, axis=0).max() > 0.05
+    assert any(command.limited for command in robot.commands)
+
+
+def test_the_guard_needs_no_torch():
+    code = "import irevla_policy.ros.guard_node, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0
+
+
+def test_a_wrong_parameter_ends_the_process_with_one_line(graph):
+    process = graph.start("-m", "irevla_policy.ros.guard_node", "--ros-args", "-p", "rate:=5.0")
+    output, _ = process.communicate(timeout=15.0)
+    assert process.returncode == 2
+    assert "unknown parameter 'rate'" in output
+    assert "Traceback" not in output
