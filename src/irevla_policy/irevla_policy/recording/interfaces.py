@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.serde import SerdeError
+from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from irevla_policy.errors import UserError
@@ -114,7 +115,7 @@ def deserialize(data: bytes | memoryview, message_type: str, store: Typestore | 
         return store.deserialize_cdr(data, message_type)
     except KeyError:
         raise InterfaceError(f"unknown message type {message_type!r}: neither known nor defined in the bag") from None
-    except (AssertionError, ValueError, IndexError, struct.error, UnicodeDecodeError) as error:
+    except (SerdeError, AssertionError, ValueError, IndexError, struct.error) as error:
         raise InterfaceError(f"{len(data)} bytes are not a {message_type}: {error or 'wrong length'}") from error
 
 
@@ -169,6 +170,9 @@ def store_with(definitions: dict[str, str]) -> Typestore:
 
     Args:
         definitions: Message type to definition in `ros2msg` form.
+
+    Raises:
+        InterfaceError: A definition cannot be read.
     """
     foreign = {name: text for name, text in definitions.items() if text and not _is_known(name, text)}
     if not foreign:
@@ -178,7 +182,10 @@ def store_with(definitions: dict[str, str]) -> Typestore:
     for path in sorted(messages_folder().glob("*.msg")):
         types.update(get_types_from_msg(path.read_text(), f"{PACKAGE}/msg/{path.stem}"))
     for name, text in foreign.items():
-        types.update(get_types_from_msg(text, name))
+        try:
+            types.update(get_types_from_msg(text, name))
+        except TypesysError as error:
+            raise InterfaceError(f"the bag's definition of {name} cannot be read: {error}") from error
     known = get_typestore(Stores.ROS2_JAZZY).fielddefs
     store.register({name: fields for name, fields in types.items() if name not in known})
     return store

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from irevla_policy.recording import interfaces
-from irevla_policy.recording.images import ImageError, decode_image, encode_compressed
-from irevla_policy.recording.interfaces import InterfaceError
+from irevla_policy.recording.images import decode_image, encode_compressed
 from irevla_policy.recording.storage import BagWriter
 
 IMAGE_TYPE = "sensor_msgs/msg/Image"
@@ -154,7 +153,8 @@ class EpisodeWriting:
     def _compressed(self, topic: str, data: bytes, log_time: int, publish_time: int) -> None:
         try:
             smaller = compress_image(data, self._image_format, self._jpeg_quality)
-        except (ImageError, InterfaceError) as error:
+        except Exception as error:
+            # Whatever a codec finds wrong, the message is accounted for and the thread lives on.
             with self._changed:
                 self._waiting -= len(data)
                 self._drop(topic, f"{topic}: {error}")

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
+from pathlib import Path
 
 import pytest
+
+# Modules beside the tests can be imported by them.
+sys.path.insert(0, str(Path(__file__).parent))
 
 BACKENDS = [
     pytest.param(

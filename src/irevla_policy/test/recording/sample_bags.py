@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+
 from irevla_policy.recording import interfaces
 from irevla_policy.recording.storage import Offer, Topic, open_writer
 

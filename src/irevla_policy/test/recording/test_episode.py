@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sample_bags import write_bag
+
 from irevla_policy.recording import interfaces
 from irevla_policy.recording.episode import (
     LABEL_FILE,
@@ -16,8 +18,6 @@ from irevla_policy.recording.episode import (
     read_label,
     write_label,
 )
-
-from sample_bags import write_bag
 
 INFO = EpisodeInfo(
     episode_id="reach_1",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from irevla_policy.recording.images import (
     ImageError,
     decode_compressed,

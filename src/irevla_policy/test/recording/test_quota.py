@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from irevla_policy.recording.quota import Quota, expected_rate, folder_size
 from irevla_policy.robot.profile import load_profile
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sample_bags import TOPICS, image, text, write_bag
+
 from irevla_policy.recording import interfaces
 from irevla_policy.recording.recovery import recover, unfinished
 from irevla_policy.recording.storage import BagError, find_bags, open_reader, open_writer
-
-from sample_bags import TOPICS, image, text, write_bag
 
 START = 1_700_000_000_000_000_000
 

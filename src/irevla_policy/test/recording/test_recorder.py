@@ -1,0 +1,347 @@
+"""The recorder without a graph: one bag an episode, honest counts, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sample_bags import image, text
+
+from irevla_policy.recording import interfaces, quota, topics
+from irevla_policy.recording.episode import EpisodeError, EpisodeInfo, read_label
+from irevla_policy.recording.recorder import Recorder, RecordingError, RecordingSettings
+from irevla_policy.recording.recovery import unfinished
+from irevla_policy.recording.storage import BagError, open_reader
+from irevla_policy.recording.topics import Source
+from irevla_policy.recording.writing import EpisodeWriting
+from irevla_policy.robot.profile import load_profile
+
+PROFILE = load_profile("sawyer")
+START = 1_700_000_000_000_000_000
+
+
+class Rig:
+    """A recorder with the messages of a robot."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.announced: list[EpisodeInfo] = []
+        values = {"folder": folder, "keep_free_gb": 0.0} | settings
+        self.recorder = Recorder(PROFILE, RecordingSettings(**values), announce=self.announced.append)  # type: ignore[arg-type]
+
+    def source(self, name: str) -> Source:
+        return next(source for source in self.recorder.sources if source.name == name)
+
+    def take(self, name: str, data: bytes, time_: int = START) -> None:
+        self.recorder.take(self.source(name), data, time_)
+
+    def observe(self, step: int, *, success: bool = False, task: str = "reach") -> None:
+        stamp = START + step * 50_000_000
+        self.take("/camera/image_raw", image(stamp, step, size=96), stamp)
+        self.take("/joint_states", joint_state(stamp), stamp)
+        self.take(topics.STEP_INFO, step_info(stamp, step, success, task), stamp)
+
+    def command(self, step: int, source: int = 0, version: str = "abcdef012345") -> None:
+        stamp = START + step * 50_000_000
+        self.take(topics.COMMAND, command(stamp, source, version), stamp + 1)
+
+
+def joint_state(stamp: int) -> bytes:
+    none = np.zeros(0)
+    message = interfaces.make(
+        "sensor_msgs/msg/JointState",
+        header=interfaces.make_header(stamp),
+        name=["a"],
+        position=np.zeros(1),
+        velocity=none,
+        effort=none,
+    )
+    return interfaces.serialize(message, "sensor_msgs/msg/JointState")
+
+
+def step_info(stamp: int, step: int, success: bool, task: str) -> bytes:
+    message = interfaces.make(
+        "irevla_msgs/msg/StepInfo",
+        header=interfaces.make_header(stamp),
+        step=step,
+        reward=0.0,
+        success=success,
+        terminated=success,
+        truncated=False,
+        seed=11,
+        task=task,
+        variation="blue",
+        state=np.zeros(3),
+    )
+    return interfaces.serialize(message, "irevla_msgs/msg/StepInfo")
+
+
+def command(stamp: int, source: int, version: str) -> bytes:
+    none = np.zeros(0)
+    message = interfaces.make(
+        "irevla_msgs/msg/Command",
+        header=interfaces.make_header(stamp),
+        joint_names=[],
+        positions=none,
+        velocities=none,
+        gripper=0.0,
+        values=np.zeros(4),
+        source=source,
+        limited=0,
+        reason="",
+        policy_version=version,
+    )
+    return interfaces.serialize(message, "irevla_msgs/msg/Command")
+
+
+def infos(bag: Path) -> list[EpisodeInfo]:
+    with closing(open_reader(bag)) as reader:
+        return [EpisodeInfo.from_message(reader.deserialize(m)) for m in reader.messages([topics.EPISODE_INFO])]
+
+
+def test_an_episode_describes_itself(tmp_path: Path, bag_backend: str) -> None:
+    rig = Rig(tmp_path)
+    rig.take(topics.INSTRUCTION, text("reach the goal"))
+    path = rig.recorder.start(EpisodeInfo("", world="metaworld"))
+    for step in range(4):
+        rig.observe(step, success=step == 3)
+        if step < 3:
+            rig.command(step)
+    ended = rig.recorder.finish()
+    assert ended.path == path
+    first, last = infos(path)
+    assert (first.state, last.state) == ("recording", "finished")
+    assert (last.task, last.variation, last.world, last.seed) == ("reach", "blue", "metaworld", 11)
+    assert (last.robot, last.profile_hash) == (PROFILE.name, PROFILE.training_hash)
+    assert (last.success, last.labelled_by, last.steps) == ("yes", "simulator", 3)
+    assert (last.instruction, last.source, last.policy_version) == ("reach the goal", "policy", "abcdef012345")
+    assert rig.announced[-1] == last
+    with closing(open_reader(path)) as reader:
+        counts = {name: topic.count for name, topic in reader.topics.items()}
+        # The instruction came before the episode: it is recorded all the same.
+        assert counts[topics.INSTRUCTION] == 1
+        assert counts["/camera/image_raw"] == counts["/joint_states"] == 4
+        assert ended.tally.written == reader.message_count
+    rig.recorder.close()
+
+
+def test_what_came_before_the_reset_does_not_count(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.recorder.start(EpisodeInfo("a"))
+    rig.observe(7, success=True)
+    rig.command(7, version="000000000000")
+    stamp = START + 8 * 50_000_000
+    rig.take(topics.STEP_INFO, step_info(stamp, 0, False, "push"), stamp)
+    rig.command(8, source=1)
+    info = rig.recorder.finish().info
+    assert (info.steps, info.source, info.success) == (1, "mixed", "unknown")
+    assert info.policy_version == "abcdef012345"
+    rig.recorder.close()
+
+
+def test_complete_waits_for_the_rest_of_the_observation(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.recorder.start(EpisodeInfo("a"))
+    assert rig.recorder.complete
+    rig.take(topics.STEP_INFO, step_info(START, 0, False, "reach"))
+    assert not rig.recorder.complete
+    rig.take("/joint_states", joint_state(START))
+    assert not rig.recorder.complete
+    rig.take("/camera/image_raw", image(START, size=96))
+    assert rig.recorder.complete
+    rig.recorder.close()
+
+
+def test_one_episode_at_a_time(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    with pytest.raises(RecordingError, match="no episode is being recorded"):
+        rig.recorder.finish()
+    rig.recorder.start(EpisodeInfo("a"))
+    with pytest.raises(RecordingError, match="episode a is still being recorded"):
+        rig.recorder.start(EpisodeInfo("b"))
+    rig.recorder.finish()
+    with pytest.raises(BagError, match="exists already"):
+        rig.recorder.start(EpisodeInfo("a"))
+    with pytest.raises(EpisodeError, match="episode name"):
+        rig.recorder.start(EpisodeInfo("../a"))
+    rig.recorder.close()
+
+
+def test_one_recorder_to_a_folder(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    with pytest.raises(BagError, match=f"another recorder .process {os.getpid()}. writes there"):
+        Rig(tmp_path)
+    rig.recorder.close()
+    Rig(tmp_path).recorder.close()
+
+
+def test_labels(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    with pytest.raises(EpisodeError, match="no episode to label"):
+        rig.recorder.label("", "yes", "operator")
+    rig.recorder.start(EpisodeInfo("a"))
+    assert rig.recorder.label("", "no", "operator") == "a"
+    path = rig.recorder.finish().path
+    assert path is not None
+    assert [info.success for info in infos(path)] == ["unknown", "no", "no"]
+    assert rig.recorder.label("a", "yes", "classifier") == "a"
+    label = read_label(path)
+    assert label is not None and (label.success, label.labelled_by) == ("yes", "classifier")
+    assert rig.announced[-1].success == "yes"
+    with pytest.raises(EpisodeError, match="no such bag"):
+        rig.recorder.label("other", "yes", "operator")
+    rig.recorder.close()
+
+
+def test_discard_and_abort(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.recorder.start(EpisodeInfo("a"))
+    assert rig.recorder.discard().path is None
+    assert not (tmp_path / "a").exists()
+    rig.recorder.start(EpisodeInfo("b"))
+    ended = rig.recorder.close()
+    assert ended is not None and ended.path is not None
+    assert infos(ended.path)[-1].state == "aborted"
+
+
+def test_an_episode_that_cannot_fit_is_refused(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, quota_gb=0.001)
+    with pytest.raises(RecordingError, match="the quota of 1.0 MB"):
+        rig.recorder.start(EpisodeInfo("a"))
+    assert not unfinished(tmp_path)
+    rig.recorder.close()
+
+
+def test_a_full_disk_ends_the_episode_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(tmp_path, keep_free_gb=1.0, longest_episode=1.0)
+    rig.recorder.start(EpisodeInfo("a"))
+    assert rig.recorder.must_end() == ""
+    monkeypatch.setattr(quota.Quota, "free", lambda self: 400_000_000)
+    assert "only 400.0 MB free" in rig.recorder.must_end()
+    rig.recorder.close()
+
+
+@pytest.mark.parametrize("image_format", ["jpeg", "png"])
+def test_images_are_compressed_on_the_way(tmp_path: Path, image_format: str) -> None:
+    rig = Rig(tmp_path, image_format=image_format)
+    path = rig.recorder.start(EpisodeInfo("a"))
+    for step in range(20):
+        rig.take("/camera/image_raw", image(START + step, step, size=96), START + step)
+    rig.recorder.finish()
+    rig.recorder.close()
+    with closing(open_reader(path)) as reader:
+        messages = list(reader.messages(["/camera/image_raw/compressed"]))
+        frames = [reader.deserialize(message) for message in messages]
+    # Codecs run beside each other: the order of the file may differ, stamps and times stay with their image.
+    assert sorted(interfaces.stamp_of(frame.header) for frame in frames) == [START + step for step in range(20)]
+    assert all(message.log_time == interfaces.stamp_of(f.header) for message, f in zip(messages, frames, strict=True))
+    assert frames[0].format == f"rgb8; {image_format} compressed bgr8"
+
+
+class SlowWriter:
+    """A bag on a disk that takes its time."""
+
+    path = Path("slow")
+    size = 0
+    message_count = 0
+
+    def write(self, *arguments: object) -> None:
+        time.sleep(0.05)
+
+    def flush_if_due(self) -> None: ...
+
+    def finish(self) -> Path:
+        return self.path
+
+
+class FullWriter(SlowWriter):
+    """A bag on a full disk."""
+
+    def write(self, *arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def abandon(self) -> Path:
+        return Path("unfinished/full")
+
+
+def test_what_a_slow_disk_cannot_take_is_counted() -> None:
+    writing = EpisodeWriting(SlowWriter(), queue_bytes=1000)  # type: ignore[arg-type]
+    taken = sum(writing.put("/a", bytes(300), 0) for _ in range(10))
+    writing.finish()
+    assert 3 <= taken < 10
+    assert writing.tally.written == taken
+    assert writing.tally.dropped["/a"] == 10 - taken
+    assert "too slow" in writing.tally.problem
+
+
+def test_a_full_disk_is_reported_and_nothing_hangs() -> None:
+    writing = EpisodeWriting(FullWriter())  # type: ignore[arg-type]
+    writing.put("/a", b"x", 0)
+    deadline = time.monotonic() + 5
+    while not writing.failure and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not writing.put("/a", b"x", 0)
+    with pytest.raises(OSError, match="unfinished/full.*No space left"):
+        writing.finish()
+    assert writing.tally.dropped["/a"] == 2
+
+
+def test_an_image_that_cannot_be_compressed_is_counted(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, image_format="jpeg")
+    rig.recorder.start(EpisodeInfo("a"))
+    rig.take("/camera/image_raw", image(START, size=96)[:-100])
+    ended = rig.recorder.finish()
+    rig.recorder.close()
+    assert ended.tally.dropped["/camera/image_raw"] == 1
+    assert "/camera/image_raw" in ended.tally.problem
+
+
+_VICTIM = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_recorder import Rig, START
+from sample_bags import image
+from irevla_policy.recording.episode import EpisodeInfo
+rig = Rig(Path({folder!r}))
+rig.recorder.start(EpisodeInfo("victim"))
+step = 0
+while True:
+    rig.observe(step)
+    rig.command(step)
+    print(step, time.monotonic(), flush=True)
+    step += 1
+    time.sleep(0.02)
+"""
+
+
+def test_a_killed_recorder_loses_at_most_the_last_second(tmp_path: Path, bag_backend: str) -> None:
+    code = _VICTIM.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    victim = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert victim.stdout is not None
+    printed: list[tuple[int, float]] = []
+    for line in victim.stdout:
+        step, moment = line.split()
+        printed.append((int(step), float(moment)))
+        if printed[-1][1] - printed[0][1] > 2.5:
+            break
+    killed = time.monotonic()
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert [path.name for path in unfinished(tmp_path)] == ["victim"]
+    # The next recorder finds it and makes a bag of it.
+    rig = Rig(tmp_path)
+    rig.recorder.close()
+    assert not unfinished(tmp_path)
+    owed = sum(moment < killed - 1.0 for _, moment in printed)
+    with closing(open_reader(tmp_path / "victim")) as reader:
+        assert reader.topics["/camera/image_raw"].count >= owed
+        assert reader.topics[topics.COMMAND].count >= owed
+    last = infos(tmp_path / "victim")[-1]
+    assert last.state == "aborted" and last.steps >= owed
