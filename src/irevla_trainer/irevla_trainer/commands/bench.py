@@ -8,7 +8,7 @@ Prints the figures beside their targets, and exits with 1 when a target is misse
   forward  one decision of the default and of a BLIP-2-sized model
   expert   scripted experts through the joint-command path, against driving Meta-World directly
 
-examples:
+Examples:
   irevla bench latency --json out/latency.json
   irevla bench record --seconds 20
   irevla bench forward --no-large
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to FILE")
     parser.add_argument("--seconds", type=_positive, help="how long to measure (default: the benchmark's own)")
     parser.add_argument(
-        "--large", action=argparse.BooleanOptionalAction, help="forward: measure the BLIP-2-sized model too (default: yes)"
+        "--large", action=argparse.BooleanOptionalAction, help="forward: also the BLIP-2-sized model (default: yes)"
     )
 
 

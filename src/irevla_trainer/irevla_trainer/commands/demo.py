@@ -1,0 +1,68 @@
+"""Show the whole loop in simulation: record experts as bags, train a policy from them, let it drive the robot.
+
+Brings the ROS graph up (simulator, guard, expert, recorder), records expert episodes, trains the default model from
+the bags, and evaluates the policy through the graph before and after. Writes into --out:
+
+  summary.json   success before and after with counts and intervals, seconds per stage
+  report.html    the same to look at, with curves and videos; needs no network
+  videos/        before and after side by side, an MP4 per task
+  bags/          the recorded episodes, rosbag2 bags
+  checkpoint/    the trained policy, and checkpoint-untrained/ the one before
+
+A folder that exists is kept under another name. Exits with 1 when the success falls short of the preset's promise.
+
+Examples:
+  irevla demo
+  irevla demo --preset ci --out out/short
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/demo"), metavar="DIR", help="where to (default: out/demo)"
+    )
+    parser.add_argument("--preset", default="default", help="size of the demo: default, or ci for a short one")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run all stages."""
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    from irevla_trainer.demo import outcome, stages
+    from irevla_trainer.demo.settings import load_preset
+
+    settings = load_preset(args.preset)
+    stages.prepare_environment()
+    found = stages.DemoRun(settings, _fresh(args.out))
+    with found.stage("record"):
+        stages.record(found)
+    stages.train(found)
+    with found.stage("after"):
+        found.after = stages.evaluate_on_graph(found, found.checkpoint, "after")
+    with found.stage("report"):
+        outcome.write_outcome(found)
+    outcome.write_summary(found)
+    for task in settings.tasks:
+        print(f"{task:<28} before {outcome.rate(found.before[task])}   after {outcome.rate(found.after[task])}")
+    print(f"{found.folder / 'report.html'}  ({sum(found.seconds.values()) / 60:.1f} min)")
+    return 0
+
+
+def _fresh(folder: Path) -> Path:
+    """An empty folder; what stood there before is kept beside it."""
+    if folder.exists() and any(folder.iterdir()):
+        kept = folder.with_name(
+            f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(folder.stat().st_mtime))}"
+        )
+        folder.rename(kept)
+        print(f"kept the former demo as {kept}", file=sys.stderr)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
