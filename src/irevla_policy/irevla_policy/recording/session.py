@@ -1,4 +1,4 @@
-"""The running episode as its messages tell it: who acts, how many steps, whether it succeeded, what is still to come."""
+"""The running episode as its messages tell it: who acts, how many steps, whether it succeeded, what is to come."""
 
 from __future__ import annotations
 

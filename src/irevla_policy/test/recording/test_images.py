@@ -123,7 +123,7 @@ def test_what_is_wrong_with_a_compressed_image_is_named(data: bytes, expected: s
 
 def test_an_unknown_backend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IREVLA_IMAGE_BACKEND", "opencv")
-    with pytest.raises(ImageError, match="IREVLA_IMAGE_BACKEND.*cv_bridge, numpy.*'opencv'"):
+    with pytest.raises(ImageError, match=r"IREVLA_IMAGE_BACKEND.*cv_bridge, numpy.*'opencv'"):
         decode_image(message())
 
 

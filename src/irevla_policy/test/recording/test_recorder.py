@@ -212,7 +212,7 @@ def test_discard_and_abort(tmp_path: Path) -> None:
 
 def test_an_episode_that_cannot_fit_is_refused(tmp_path: Path) -> None:
     rig = Rig(tmp_path, quota_gb=0.001)
-    with pytest.raises(RecordingError, match="the quota of 1.0 MB"):
+    with pytest.raises(RecordingError, match=r"the quota of 1.0 MB"):
         rig.recorder.start(EpisodeInfo("a"))
     assert not unfinished(tmp_path)
     rig.recorder.close()
@@ -287,7 +287,7 @@ def test_a_full_disk_is_reported_and_nothing_hangs() -> None:
     while not writing.failure and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not writing.put("/a", b"x", 0)
-    with pytest.raises(OSError, match="unfinished/full.*No space left"):
+    with pytest.raises(OSError, match=r"unfinished/full.*No space left"):
         writing.finish()
     assert writing.tally.dropped["/a"] == 2
 

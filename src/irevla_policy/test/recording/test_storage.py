@@ -127,7 +127,7 @@ def test_a_bag_is_unfinished_until_it_is_finished(tmp_path: Path, bag_backend: s
     writer.write("/irevla/instruction", text("x"), START)
     assert not (tmp_path / "episode").exists()
     assert [path.name for path in unfinished(tmp_path)] == ["episode"]
-    with pytest.raises(BagError, match="holds no bag.*only 1 unfinished"):
+    with pytest.raises(BagError, match=r"holds no bag.*only 1 unfinished"):
         find_bags(tmp_path)
     writer.finish()
     assert find_bags(tmp_path) == [tmp_path / "episode"]
@@ -249,5 +249,5 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_an_unknown_backend_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("IREVLA_BAG_BACKEND", "bagpipe")
-    with pytest.raises(BagError, match="IREVLA_BAG_BACKEND.*rosbag2_py, rosbags.*'bagpipe'"):
+    with pytest.raises(BagError, match=r"IREVLA_BAG_BACKEND.*rosbag2_py, rosbags.*'bagpipe'"):
         write_bag(tmp_path / "episode")

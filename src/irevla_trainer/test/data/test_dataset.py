@@ -47,7 +47,7 @@ def test_filters(tmp_path: Path, wanted: Wanted, lengths: list[int]) -> None:
 
 def test_unlabelled_bags_say_how_to_label_them(tmp_path: Path) -> None:
     bag = sample.write_episode(tmp_path / "a", steps=3, success="unknown")
-    with pytest.raises(DatasetError, match="no success label.*irevla inspect --label"):
+    with pytest.raises(DatasetError, match=r"no success label.*irevla inspect --label"):
         load_dataset([tmp_path], PROFILE)
     write_label(bag, "yes", "operator")
     assert len(load_dataset([tmp_path], PROFILE).episodes) == 1
