@@ -6,7 +6,8 @@ sink a little with every repetition.
 
 The commanded state starts at the measured one on activation. When a hold ends it is kept, so that the arm does not sag
 from hold to hold; only when the arm was moved meanwhile (measured and commanded differ by more than `rearm_tolerance`)
-or the E-stop was cleared, it starts again from the measured state, and only once it is at rest.
+or the E-stop was cleared, it starts again from the measured state, and only once it is at rest. The same happens when
+the arm does not follow at all (`displacement_tolerance`).
 """
 
 from __future__ import annotations
@@ -57,11 +58,14 @@ class GuardTimes:
         heartbeat_timeout: Oldest heartbeat, when the profile requires one, s.
         rearm_tolerance: Difference between measured and commanded joints after which a hold ends at the measured
             state, rad.
+        displacement_tolerance: The same while the robot moves: it brakes to rest and starts again from the measured
+            state, so that an arm that is blocked, or was put elsewhere, is not chased, rad.
     """
 
     intervention_timeout: float = 0.25
     heartbeat_timeout: float = 0.5
     rearm_tolerance: float = 0.1
+    displacement_tolerance: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -461,13 +465,15 @@ class GuardCore:
 
     def _leave_hold(self) -> bool:
         """Whether a hold can end now; starts at the measured state when the arm was moved."""
-        if self._rearm and not self._limiter.at_rest:
+        assert self._measured is not None
+        apart = np.max(np.abs(self._measured - self._limiter.setpoint.position))
+        displaced = not self._lock_step and apart > self._times.displacement_tolerance
+        if (self._rearm or displaced) and not self._limiter.at_rest:
+            self._rearm = True
             return False
-        if self._holding or self._rearm:
-            assert self._measured is not None
-            apart = np.max(np.abs(self._measured - self._limiter.setpoint.position))
-            if self._rearm or (self._limiter.at_rest and apart > self._times.rearm_tolerance):
-                self._start_at_measured()
+        moved = self._holding and self._limiter.at_rest and apart > self._times.rearm_tolerance
+        if self._rearm or displaced or moved:
+            self._start_at_measured()
         self._holding = False
         return True
 

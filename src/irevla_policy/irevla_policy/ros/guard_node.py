@@ -65,6 +65,9 @@ class GuardSettings(SensorSettings, LifecycleSettings):
     rearm_tolerance: float = setting(
         0.1, "Measured minus commanded joints after which a hold ends at the measured state", unit="rad", above=0.0
     )
+    displacement_tolerance: float = setting(
+        0.5, "The same while the robot moves: it brakes and starts again from the measured state", unit="rad", above=0.0
+    )
     nice: int = setting(0, "Scheduling priority; below 0 needs the right to it", at_least=-20, at_most=19)
 
 
@@ -76,8 +79,12 @@ class GuardNode(LifecycleNode):
         self._settings = declare(self, GuardSettings)
         self._profile = load_profile(self._settings.robot)
         kinematics = ArmKinematics(self._profile)
+        settings = self._settings
         times = GuardTimes(
-            self._settings.intervention_timeout, self._settings.heartbeat_timeout, self._settings.rearm_tolerance
+            settings.intervention_timeout,
+            settings.heartbeat_timeout,
+            settings.rearm_tolerance,
+            settings.displacement_tolerance,
         )
         self._lock_step = self._settings.lock_step
         self._answerer = LockStepGuard(self._profile, kinematics, times) if self._lock_step else None

@@ -290,6 +290,23 @@ def test_a_hold_ends_at_the_commanded_state_unless_the_arm_was_moved():
         assert np.allclose(robot.core.tick(robot.now).setpoints[0].position, start, atol=1e-9)
 
 
+def test_an_arm_that_was_put_elsewhere_is_not_chased():
+    robot = Robot()
+    robot.target = HOME + np.linspace(0.0, 0.6, 7)
+    robot.run(0.1)
+    start = len(robot.sent)
+    robot.measured = HOME - 0.4
+    robot.parts.remove("joints")  # the joint states of the new place come once
+    robot.core.on_joint_states(HOME - 0.4, 0.1, robot.now, round(robot.now * 1e9))
+    robot.target = HOME - 0.4
+    robot.run(0.1)
+    sources = [decision.source for decision in robot.sent[start:]]
+    assert sources[0] is Source.HOLD
+    assert sources[-1] is Source.POLICY
+    assert "measured state" in robot.sent[start].reason
+    assert (robot.sent[-1].setpoints[0].position == HOME - 0.4).all()
+
+
 def test_interventions_override_while_fresh():
     robot = Robot()
     robot.run(0.3)
@@ -346,7 +363,7 @@ def test_deactivation_brakes_to_rest_and_ends():
 
 def test_says_that_a_start_is_outside_the_limits():
     robot = Robot()
-    robot.measured = HOME + np.eye(7)[6] * 2.0
+    robot.measured = HOME + np.eye(7)[6] * 3.0
     robot.target = HOME
     robot.run(2 * DT)
     assert "start_outside_limits" in robot.codes()

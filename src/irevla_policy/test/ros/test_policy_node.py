@@ -25,8 +25,8 @@ DOMAIN = 36
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("checkpoints")
-    for name in ("one", "two"):
-        save_checkpoint(folder / name, VLAPolicy.create(ModelSettings(), RobotFacts.of(PROFILE)))
+    for seed, name in enumerate(("one", "two")):
+        save_checkpoint(folder / name, VLAPolicy.create(ModelSettings(), RobotFacts.of(PROFILE), seed=seed))
     return folder / "one", folder / "two"
 
 
@@ -143,6 +143,7 @@ def test_another_checkpoint_is_swapped_in_and_rolled_back(robot, checkpoints):
 def test_a_checkpoint_that_cannot_be_loaded_leaves_the_old_one(robot, checkpoints, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
+    robot.wait(lambda: robot.actions, "an action")
     for path, word in ((tmp_path / "nowhere", "nowhere"), (broken, "config.json is missing")):
         answer = robot.call("/irevla/load_policy", LoadPolicy, path=str(path))
         assert not answer.accepted
