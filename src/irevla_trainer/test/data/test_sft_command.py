@@ -1,0 +1,98 @@
+"""`irevla sft` from bags to a checkpoint that loads, and one clear line for each kind of bad input."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sample_episodes import PROFILE, write_episode
+
+from irevla_policy.model.checkpoint import checkpoint_version, load_checkpoint, read_provenance
+from irevla_policy.robot.observation import Observation
+from irevla_trainer.cli import main
+
+
+@pytest.fixture
+def bags(tmp_path):
+    folder = tmp_path / "bags"
+    for index in range(4):
+        write_episode(folder / f"episode_{index}", steps=6)
+    write_episode(folder / "failed", steps=6, success="no")
+    return folder
+
+
+def sft(*words):
+    return main(["sft", *map(str, words)])
+
+
+def test_from_bags_to_a_policy(bags, tmp_path, capsys):
+    out = tmp_path / "policy"
+    report = tmp_path / "report.json"
+    assert sft("--bags", bags, "--out", out, "--steps", 3, "--json", report, "--seed", 4) == 0
+    policy = load_checkpoint(out)
+    assert policy.robot.name == PROFILE.name
+    seen = Observation(0, {"corner": np.zeros((96, 96, 3), np.uint8)}, np.array(PROFILE.home), 0.1, "reach the goal")
+    assert np.isfinite(policy.act([seen], np.zeros((1, PROFILE.state_dim)))).all()
+
+    document = json.loads(report.read_text())
+    assert document["checkpoint"]["version"] == checkpoint_version(out)
+    assert document["result"]["steps"] == 3
+    assert document["data"]["episodes"] == 4
+    assert document["data"]["tasks"] == {"reach": 4}
+    left_out = [bag["left_out"] for bag in document["data"]["bags"] if bag["left_out"]]
+    assert left_out == ["not a success"]
+    provenance = read_provenance(out)
+    assert provenance["seed"] == 4
+    assert provenance["data"]["decisions"] == 24
+    lines = (tmp_path / "policy.training" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 3
+    assert out.name in capsys.readouterr().out
+
+
+def test_goes_on_from_a_checkpoint_with_its_normalisation(bags, tmp_path):
+    assert sft("--bags", bags, "--out", tmp_path / "one", "--steps", 2) == 0
+    more = tmp_path / "more"
+    write_episode(more / "long", steps=12)
+    assert sft("--bags", more, "--init", tmp_path / "one", "--out", tmp_path / "two", "--steps", 2) == 0
+    one, two = ((tmp_path / name / "normalisation.json").read_text() for name in ("one", "two"))
+    assert one == two
+    assert read_provenance(tmp_path / "two")["init"] == checkpoint_version(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--bags", "nowhere"], "nowhere"),
+        (["--task", "fly"], "no episode to learn from"),
+        (["--init", "nowhere"], "no such checkpoint folder"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--robot", "r2d2"], "no robot profile 'r2d2'"),
+        (["--backbone", "missing folder"], "expected 'tiny', a folder that exists, or a hub id"),
+        (["--epochs", "-1"], "epochs: must be above 0"),
+        (["--init", "x", "--backbone", "tiny"], "--init already decides the backbone"),
+    ],
+)
+def test_bad_input_is_one_line(bags, tmp_path, capsys, words, message):
+    default = [] if "--bags" in words else ["--bags", bags]
+    assert sft(*default, "--out", tmp_path / "policy", *words) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert message in errors[-1]
+    assert not (tmp_path / "policy").exists()
+
+
+def test_unknown_setting_names_file_and_key(bags, tmp_path, capsys):
+    (tmp_path / "sft.yaml").write_text("training: {learnin_rate: 0.1}\n")
+    assert sft("--bags", bags, "--out", tmp_path / "policy", "--config", tmp_path / "sft.yaml") == 2
+    message = capsys.readouterr().err
+    assert "sft.yaml: training: unknown key 'learnin_rate'" in message
+
+
+def test_checkpoint_of_another_robot(bags, tmp_path, capsys):
+    assert sft("--bags", bags, "--out", tmp_path / "one", "--steps", 1) == 0
+    path = tmp_path / "one" / "config.json"
+    document = json.loads(path.read_text())
+    document["robot"]["name"] = "panda"
+    path.write_text(json.dumps(document))
+    assert sft("--bags", bags, "--init", tmp_path / "one", "--out", tmp_path / "two") == 2
+    assert "does not fit robot 'metaworld_sawyer'" in capsys.readouterr().err
