@@ -14,7 +14,7 @@ Array = npt.NDArray[np.float64]
 WORKSPACE_MARGIN = 0.005
 """Distance that targets keep from the workspace box, m: the arm settles inside it instead of on its edge."""
 
-LEAD = 2.0
+LEAD = 3.0
 """How far the commanded end effector may run ahead of the measured one, in units of `ee_delta_scale` per axis."""
 
 

@@ -11,10 +11,13 @@ from irevla_policy.settings import SettingsError
 
 Array = npt.NDArray[np.float64]
 
-_MAX_ITERATIONS = 20
+_MAX_ITERATIONS = 12
 _POSITION_TOLERANCE = 1e-5  # m
 _ROTATION_TOLERANCE = 1e-4  # rad
-_DAMPING = 1e-5
+_POSITION_WEIGHT = 10.0  # rad/m: where the gripper is matters more than how it is turned
+_DAMPING = 0.03  # rad/rad: speed is not traded for what singular values below it would give
+_MORE_DAMPING = 10.0  # factor after a step that made the error larger (Levenberg-Marquardt)
+_STALLED = 0.02  # an iteration that takes away less of the squared error is the last
 _LARGEST_STEP = 0.5  # rad per iteration: the linearisation holds no further
 _ROUNDING = 1e-6
 _POSTURE_GAIN = 0.2  # share of the way back to the home posture, in the null space, per call
@@ -73,9 +76,9 @@ class ArmKinematics:
     def solve(self, q_start: Array, position: Array, rotation: Array) -> Array:
         """Joint positions that put the end effector at a pose, near where the arm is now.
 
-        Damped least squares (Nakamura and Hanafusa, 1986) with joint limits kept; a redundant arm also drifts towards
-        the profile's home posture, which makes the solution depend on the pose and little on the way there.
-        Deterministic, with a fixed bound on the work.
+        Levenberg-Marquardt with joint limits kept. Where the arm cannot have both, the
+        gripper tilts and keeps its position. A redundant arm also drifts towards the profile's home posture, which
+        makes the solution depend on the pose and little on the way there. Deterministic, with a bound on the work.
 
         Args:
             q_start: Where to start, rad, `[n]`.
@@ -88,25 +91,31 @@ class ArmKinematics:
         q = np.clip(np.asarray(q_start, dtype=np.float64), self._low, self._high)
         target = pinocchio.SE3(np.asarray(rotation, dtype=np.float64), np.asarray(position, dtype=np.float64))
         posture = _POSTURE_GAIN * (self._home - q)
-        best, best_error = q, np.inf
+        damping = _DAMPING**2
+        error, jacobian = self._error(q, target)
         for _ in range(_MAX_ITERATIONS):
-            error, jacobian = self._error(q, target)
-            distance = float(error @ error)
-            if distance < best_error:
-                best, best_error = q, distance
-            if np.abs(error[:3]).max() < _POSITION_TOLERANCE and np.abs(error[3:]).max() < _ROTATION_TOLERANCE:
+            close = np.abs(error[:3]).max() < _POSITION_WEIGHT * _POSITION_TOLERANCE
+            if close and np.abs(error[3:]).max() < _ROTATION_TOLERANCE:
                 break
-            q = np.clip(q + self._step(q, error, jacobian, posture), self._low, self._high)
+            tried = np.clip(q + self._step(q, error, jacobian, posture, damping), self._low, self._high)
             posture = np.zeros_like(posture)
-        return best
+            error_there, jacobian_there = self._error(tried, target)
+            gain = 1.0 - float(error_there @ error_there) / float(error @ error)
+            if gain <= 0.0:
+                damping *= _MORE_DAMPING
+                continue
+            q, error, jacobian = tried, error_there, jacobian_there
+            damping = max(damping / _MORE_DAMPING, _DAMPING**2)
+            if gain < _STALLED:
+                break
+        return q
 
-    def _step(self, q: Array, error: Array, jacobian: Array, posture: Array) -> Array:
+    def _step(self, q: Array, error: Array, jacobian: Array, posture: Array, damping: float) -> Array:
         free = np.ones(len(q), dtype=bool)
         while True:
             active = jacobian * free
-            # Damping that grows with the error keeps far and unreachable targets from making the arm jump.
             gram = active @ active.T
-            gram.flat[:: len(gram) + 1] += _DAMPING + 0.1 * float(error @ error)
+            gram.flat[:: len(gram) + 1] += damping
             step = active.T @ np.linalg.solve(gram, error - active @ posture) + posture * free
             largest = np.abs(step).max()
             if largest > _LARGEST_STEP:
@@ -118,14 +127,16 @@ class ArmKinematics:
             free &= ~blocked
 
     def _error(self, q: Array, target: pinocchio.SE3) -> tuple[Array, Array]:
-        """Pose error `[6]` (m, rad; in the base's axes) and the Jacobian `[6, n]` that goes with it."""
+        """Weighted pose error `[6]` (position, then rotation; rad; in the base's axes) and its Jacobian `[6, n]`."""
         placement = self._forward(q)
         rotation = placement.rotation
-        turn = rotation @ pinocchio.log3(rotation.T @ target.rotation)
         jacobian = pinocchio.computeFrameJacobian(
             self._model, self._data, self._inner(q), self._frame, pinocchio.LOCAL_WORLD_ALIGNED
         )
-        error = np.concatenate((target.translation - placement.translation, turn))
+        error = np.empty(6)
+        error[:3] = _POSITION_WEIGHT * (target.translation - placement.translation)
+        error[3:] = rotation @ pinocchio.log3(rotation.T @ target.rotation)
+        jacobian[:3] *= _POSITION_WEIGHT
         return error, jacobian if self._ordered else jacobian[:, self._index]
 
     def _forward(self, q: Array) -> pinocchio.SE3:

@@ -9,7 +9,7 @@ environments = gymnasium.vector.AsyncVectorEnv(
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, SupportsFloat
+from typing import Any, ClassVar, SupportsFloat
 
 import gymnasium
 import numpy as np
@@ -32,10 +32,10 @@ _LARGEST_STATE = 15.0  # m or rad: beyond what a profile may say
 class WorldEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
     """One world with one robot.
 
-    Observations are a dictionary of the profile's camera images (RGB uint8 `[H, W, 3]`, by camera name) and `state`, the
-    proprioceptive state (float32 `[state_dim]`). Actions are raw actions in [-1, 1], `[action_dim]`. The reward is 1 at
-    success and 0 otherwise; success ends the episode. `info` has `success`, `instruction`, `task`, `variation`, `seed`,
-    `step` and `privileged`, the state that scripted experts read.
+    Observations are a dictionary of the profile's camera images (RGB uint8 `[H, W, 3]`, by camera name) and `state`,
+    the proprioceptive state (float32 `[state_dim]`). Actions are raw actions in [-1, 1], `[action_dim]`. The reward is
+    1 at success and 0 otherwise; success ends the episode. `info` has `success`, `instruction`, `task`, `variation`,
+    `seed`, `step` and `privileged`, the state that scripted experts read.
 
     `reset(seed=s)` starts the episode of seed `s`, the same as `World.reset` with it; later resets without a seed draw
     the next ones from it. `options` may name `task`, `variation` and `instruction_index`; without a task, the
@@ -53,7 +53,7 @@ class WorldEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
         ValueError: No tasks, or another action space.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class WorldEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
         observed = self._observed(result.observation)
         return observed, result.reward, result.terminated, result.truncated, self._info(result.success)
 
-    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> npt.NDArray[np.uint8] | None:
         """The newest image of the first camera in the mode `rgb_array`."""
         if self.render_mode != "rgb_array" or self._last is None:
             return None

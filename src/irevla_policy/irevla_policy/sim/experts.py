@@ -11,9 +11,6 @@ from metaworld.policies import ENV_POLICY_MAP
 from irevla_policy.robot.observation import Vector
 from irevla_policy.sim.tasks import load_tasks
 
-# The policies warn at nearly every step that their action will be clipped; it is, below.
-warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high")
-
 
 class Expert:
     """The scripted expert of one Meta-World task.
@@ -46,7 +43,9 @@ class Expert:
         Returns:
             `ee_delta` and gripper, `[4]`, in [-1, 1].
         """
-        action = np.clip(self._policy.get_action(state), -1.0, 1.0).astype(np.float64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # at nearly every step: that the action will be clipped, as it is here
+            action = np.clip(self._policy.get_action(state), -1.0, 1.0).astype(np.float64)
         if self._noise > 0.0:
             action[:3] = np.clip(action[:3] + self._random.normal(0.0, self._noise, 3), -1.0, 1.0)
         return action

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mujoco
@@ -16,7 +16,7 @@ from irevla_policy.robot.limits import MotionLimiter, Setpoint
 from irevla_policy.robot.observation import Observation, UInt8Image, Vector
 from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.sim.rendering import CameraRenderer, add_cameras
-from irevla_policy.sim.sawyer import ENV_RATE, ActuatedSawyer, make_environment
+from irevla_policy.sim.sawyer import ENV_RATE, OPEN, ActuatedSawyer, make_environment
 from irevla_policy.sim.tasks import TaskError, TaskFile, Variation, load_tasks
 from irevla_policy.sim.variations import vary
 from irevla_policy.sim.world import StepResult, WorldError
@@ -50,6 +50,7 @@ class MetaWorld:
         max_steps: Decisions until an episode is given up, for all tasks; the task file's numbers by default.
         images: Whether to render; without, observations have no images.
         cached_scenes: How many compiled tasks (with their GL contexts) are kept.
+        views: The profile's name of a camera to the scene's name; the same where left out.
 
     Raises:
         WorldError: The world cannot simulate the profile's robot.
@@ -63,10 +64,12 @@ class MetaWorld:
         max_steps: int | None = None,
         images: bool = True,
         cached_scenes: int = 4,
+        views: Mapping[str, str] | None = None,
     ) -> None:
         if abs(profile.guard_rate - ENV_RATE) > 1e-9:
             raise WorldError(
-                f"robot {profile.name!r}: Meta-World moves at {ENV_RATE:g} setpoints a second, guard_rate is {profile.guard_rate:g}"
+                f"robot {profile.name!r}: Meta-World takes {ENV_RATE:g} setpoints a second, "
+                f"guard_rate is {profile.guard_rate:g}"
             )
         if profile.gripper is None:
             raise WorldError(f"robot {profile.name!r}: Meta-World's Sawyer has a gripper, the profile has none")
@@ -79,6 +82,7 @@ class MetaWorld:
         self._limiter = MotionLimiter(profile, self.kinematics, 1.0 / profile.guard_rate)
         self._max_steps = max_steps
         self._images = images
+        self.views = dict(views or {})
         self._cached_scenes = max(cached_scenes, 1)
         self._scenes: OrderedDict[tuple[str, str], _Scene] = OrderedDict()
         self._scene: _Scene | None = None
@@ -89,6 +93,7 @@ class MetaWorld:
         self.task, self.variation, self.seed, self.instruction = "", "", 0, ""
         self.steps, self.max_steps = 0, 0
         self.success, self.terminated, self.truncated = False, False, False
+        self.gripper = OPEN
         self._state = np.zeros(0)
 
     # -- episodes -------------------------------------------------------------------------------------------------
@@ -105,9 +110,11 @@ class MetaWorld:
         self.task, self.variation, self.seed, self.instruction = task, variation, int(seed), instruction
         self.steps, self.max_steps = 0, self._max_steps or self.tasks.steps(task)
         self.success, self.terminated, self.truncated = False, False, False
+        self.gripper = OPEN
         self._mapper.reset()
         self._limiter.reset(scene.environment.joint_positions)
-        self._ticks += 1
+        # More than one period, so that guard and policy see by the stamp alone that an episode starts.
+        self._ticks += 2
         return self.observe()
 
     def step(self, values: Sequence[float] | Vector) -> StepResult:
@@ -150,7 +157,8 @@ class MetaWorld:
         """
         if self._scene is None:
             raise WorldError("no episode is running: reset the world first")
-        self._state, success = self._scene.environment.track(setpoint.position, setpoint.velocity, gripper)
+        self.gripper = gripper
+        self._state, success = self._scene.environment.track(setpoint.position, gripper)
         return success
 
     def end_period(self, success: bool) -> None:
@@ -163,11 +171,16 @@ class MetaWorld:
         self.terminated = success
         self.truncated = not success and self.steps >= self.max_steps
 
+    @property
+    def running(self) -> bool:
+        """Whether an episode has started and not ended."""
+        return self._scene is not None and not (self.terminated or self.truncated)
+
     # -- what is seen ---------------------------------------------------------------------------------------------
 
     @property
     def stamp(self) -> int:
-        """Simulated time, ns: control periods since the world was made, resets included."""
+        """Simulated time since the world was made, ns, resets included; a reset leaves a gap of one control period."""
         return self._ticks * round(1e9 / self.profile.control_rate)
 
     @property
@@ -197,8 +210,9 @@ class MetaWorld:
         """Images of all cameras of the profile, RGB uint8 `[H, W, 3]`."""
         environment = self.environment
         assert self._scene is not None
+        environment.show_targets()
         if self._scene.renderer is None:
-            self._scene.renderer = CameraRenderer(environment.model, self.profile.cameras)
+            self._scene.renderer = CameraRenderer(environment.model, self.profile.cameras, self.views)
         return self._scene.renderer.render(environment.data)
 
     def close(self) -> None:
@@ -228,7 +242,7 @@ class MetaWorld:
 
     def _build(self, task: str, variation: Variation) -> ActuatedSawyer:
         def edit(spec: mujoco.MjSpec) -> None:
-            add_cameras(spec, self.profile.cameras, self.tasks.cameras)
+            add_cameras(spec, self.profile.cameras, self.tasks.cameras, self.views)
             vary(spec, variation)
 
         environment = make_environment(task, self.profile.joint_names, self._place_hand, spec_edits=[edit])

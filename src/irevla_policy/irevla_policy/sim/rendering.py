@@ -15,29 +15,35 @@ from irevla_policy.sim.world import WorldError
 _COSTLY = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX)
 
 
-def add_cameras(spec: mujoco.MjSpec, cameras: Sequence[Camera], poses: Mapping[str, CameraPose]) -> None:
-    """Place the profile's cameras in a scene and turn off what makes software rendering slow.
+def add_cameras(
+    spec: mujoco.MjSpec, cameras: Sequence[Camera], poses: Mapping[str, CameraPose], views: Mapping[str, str]
+) -> None:
+    """Place the cameras that have a pose in a scene and turn off what makes software rendering slow.
 
-    A camera with a pose is placed there; any other must be one of the scene's own.
+    Args:
+        spec: The scene.
+        cameras: The profile's cameras.
+        poses: Poses by the scene's name of a camera; they replace the scene's own of that name.
+        views: The profile's name of a camera to the scene's name; the same where left out.
 
     Raises:
-        WorldError: A camera is neither.
+        WorldError: A camera is neither in `poses` nor one of the scene's own.
     """
     # Without shadows and multisampling a frame takes 7 ms instead of 70 in software.
     spec.visual.quality.shadowsize = 0
     spec.visual.quality.offsamples = 0
     spec.visual.global_.offwidth = max(camera.width for camera in cameras)
     spec.visual.global_.offheight = max(camera.height for camera in cameras)
-    for camera in cameras:
-        existing = spec.camera(camera.name)
-        if camera.name in poses:
+    for name in {views.get(camera.name, camera.name) for camera in cameras}:
+        existing = spec.camera(name)
+        if name in poses:
             if existing is not None:
                 existing.delete()
-            pose = poses[camera.name]
-            spec.worldbody.add_camera(name=camera.name, pos=pose.position, quat=_orientation(pose), fovy=pose.fovy)
+            pose = poses[name]
+            spec.worldbody.add_camera(name=name, pos=pose.position, quat=_orientation(pose), fovy=pose.fovy)
         elif existing is None:
             known = sorted({*poses, *(item.name for item in spec.cameras)})
-            raise WorldError(f"no camera {camera.name!r} in the scene; known cameras: {', '.join(known)}")
+            raise WorldError(f"no camera {name!r} in the scene; known cameras: {', '.join(known)}")
 
 
 class CameraRenderer:
@@ -45,12 +51,18 @@ class CameraRenderer:
 
     Belongs to the thread that made it (so does its GL context); close it there.
 
+    Args:
+        model: The scene.
+        cameras: The profile's cameras.
+        views: The profile's name of a camera to the scene's name; the same where left out.
+
     Raises:
         WorldError: No GL context can be made.
     """
 
-    def __init__(self, model: mujoco.MjModel, cameras: Sequence[Camera]) -> None:
+    def __init__(self, model: mujoco.MjModel, cameras: Sequence[Camera], views: Mapping[str, str]) -> None:
         self._cameras = tuple(cameras)
+        self._views = dict(views)
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
         try:
             for camera in self._cameras:
@@ -60,8 +72,8 @@ class CameraRenderer:
         except Exception as error:
             self.close()
             raise WorldError(
-                f"cannot render ({type(error).__name__}: {error}); headless machines need MUJOCO_GL=egl and the packages "
-                "libegl1 and libgl1-mesa-dri"
+                f"cannot render ({type(error).__name__}: {error}); headless machines need MUJOCO_GL=egl and the "
+                "packages libegl1 and libgl1-mesa-dri"
             ) from error
 
     def render(self, data: mujoco.MjData) -> dict[str, UInt8Image]:
@@ -69,7 +81,7 @@ class CameraRenderer:
         images = {}
         for camera in self._cameras:
             renderer = self._renderers[camera.height, camera.width]
-            renderer.update_scene(data, camera=camera.name)
+            renderer.update_scene(data, camera=self._views.get(camera.name, camera.name))
             for flag in _COSTLY:
                 renderer.scene.flags[flag] = 0
             images[camera.name] = renderer.render()

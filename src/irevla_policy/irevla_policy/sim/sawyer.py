@@ -13,12 +13,18 @@ from typing import Any, Literal
 import mujoco
 import numpy as np
 import numpy.typing as npt
+from metaworld.asset_path_utils import full_V3_path_for
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
+
+from irevla_policy.sim.urdf import urdf_from_mujoco
 
 Array = npt.NDArray[np.float64]
 SpecEdit = Callable[[mujoco.MjSpec], None]
 PlaceHand = Callable[[Array], Array]
+
+OPEN = -1.0
+"""Gripper command at the start of an episode."""
 
 _NEVER = 2**31  # environment steps: the World counts its own
 
@@ -31,7 +37,7 @@ ENV_RATE = 80.0
 
 @dataclass(frozen=True)
 class Servo:
-    """Servo of one joint: torque = stiffness * (q* - q) + damping * (v* - v), bounded; q* and v* are the setpoint."""
+    """Position servo of one joint: torque = stiffness * (setpoint - position) - damping * velocity, bounded."""
 
     stiffness: float  # N m / rad
     damping: float  # N m s / rad
@@ -39,17 +45,20 @@ class Servo:
     torque: float  # N m
 
 
-# Natural frequencies of some 10 Hz with the inertia of the stretched arm, well damped.
-# Torques are a few times those of the real Sawyer: Meta-World's tasks ask for more speed than it has.
+# The arm follows its setpoints with a lag of some 35 ms (damping / stiffness), close to that of the mocap weld. The
+# scripted experts count on it: held for 50 ms, their gains make an arm without lag swing around the goal. Torques are a
+# few times those of the real Sawyer: Meta-World's tasks ask for more speed than it has.
 SERVOS = (
-    Servo(4500.0, 200.0, 0.5, 400.0),
-    Servo(4500.0, 200.0, 0.5, 400.0),
-    Servo(1800.0, 80.0, 0.2, 200.0),
-    Servo(1800.0, 80.0, 0.2, 200.0),
-    Servo(300.0, 13.5, 0.05, 60.0),
-    Servo(300.0, 13.5, 0.05, 60.0),
-    Servo(300.0, 13.5, 0.05, 60.0),
+    Servo(6750.0, 236.0, 0.5, 400.0),
+    Servo(6750.0, 236.0, 0.5, 400.0),
+    Servo(2700.0, 94.5, 0.2, 200.0),
+    Servo(2700.0, 94.5, 0.2, 200.0),
+    Servo(450.0, 15.75, 0.05, 60.0),
+    Servo(450.0, 15.75, 0.05, 60.0),
+    Servo(450.0, 15.75, 0.05, 60.0),
 )
+# Meta-World keeps the shoulder above -0.5 rad short of level, which costs the gripper its reach at a fixed orientation.
+JOINT_RANGES = {"right_j1": (-3.8095, 2.2736)}  # rad, the real arm's
 JOINT_DAMPING = 1.0  # N m s / rad, friction of the bearings
 
 
@@ -61,6 +70,7 @@ def add_servos(spec: mujoco.MjSpec, joints: Sequence[str], servos: Sequence[Serv
     for name, servo in zip(joints, servos, strict=True):
         joint = spec.joint(name)
         joint.damping, joint.armature = JOINT_DAMPING, servo.armature
+        joint.range = JOINT_RANGES.get(name, joint.range)
         actuator = spec.add_actuator(name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT, group=SERVO_GROUP)
         actuator.gainprm[0] = servo.stiffness
         actuator.biastype = mujoco.mjtBias.mjBIAS_AFFINE
@@ -68,7 +78,18 @@ def add_servos(spec: mujoco.MjSpec, joints: Sequence[str], servos: Sequence[Serv
         actuator.forcelimited, actuator.forcerange = 1, [-servo.torque, servo.torque]
 
 
-class ActuatedSawyer(SawyerXYZEnv):  # type: ignore[misc]
+def write_urdf() -> str:
+    """The actuated Sawyer as URDF (`config/robots/sawyer.urdf`); speeds and torques are the real arm's."""
+    spec = mujoco.MjSpec.from_file(full_V3_path_for("sawyer_xyz/sawyer_reach_v3.xml"))
+    joints = [f"right_j{number}" for number in range(7)]
+    add_servos(spec, joints)
+    velocities = (1.74, 1.328, 1.957, 1.957, 3.485, 3.485, 4.545)
+    efforts = (80.0, 80.0, 40.0, 40.0, 9.0, 9.0, 9.0)
+    limits = dict(zip(joints, zip(velocities, efforts, strict=True), strict=True))
+    return urdf_from_mujoco(spec.compile(), "sawyer", "right_arm_base_link", "hand", limits)
+
+
+class ActuatedSawyer(SawyerXYZEnv):
     """Mixed into a Meta-World environment class by `make_environment`."""
 
     arm_joints: tuple[str, ...] = ()
@@ -86,7 +107,6 @@ class ActuatedSawyer(SawyerXYZEnv):  # type: ignore[misc]
         self._qpos = np.array([model.joint(name).qposadr[0] for name in self.arm_joints])
         self._qvel = np.array([model.joint(name).dofadr[0] for name in self.arm_joints])
         self._weld = int(np.flatnonzero(model.eq_type == mujoco.mjtEq.mjEQ_WELD)[0])
-        self._lead = 0 * np.array([(servo.damping + JOINT_DAMPING) / servo.stiffness for servo in SERVOS])
         self._command = np.zeros(len(self.arm_joints))
         self._from = self._command
         self._servoing = False
@@ -147,12 +167,11 @@ class ActuatedSawyer(SawyerXYZEnv):  # type: ignore[misc]
 
     # -- step -----------------------------------------------------------------------------------------------------
 
-    def track(self, position: Array, velocity: Array, gripper: float) -> tuple[Array, bool]:
+    def track(self, position: Array, gripper: float) -> tuple[Array, bool]:
         """Let the servos follow a setpoint for one environment step (12.5 ms).
 
         Args:
             position: Joint positions to have at its end, rad, `[n]`.
-            velocity: Joint velocities on the way, rad/s, `[n]`.
             gripper: Gripper command in [-1 (open), 1 (closed)].
 
         Returns:
@@ -160,27 +179,32 @@ class ActuatedSawyer(SawyerXYZEnv):  # type: ignore[misc]
         """
         self._from = self._command
         self._command = np.asarray(position, dtype=np.float64)
-        self._velocity = np.asarray(velocity, dtype=np.float64)
         state, _, _, _, info = self.step(np.array([0.0, 0.0, 0.0, gripper]))
         return state, bool(info["success"])
 
     def set_xyz_action(self, action: npt.NDArray[Any]) -> None:
+        """Move the mocap body, which only the drive `mocap` does."""
         if self.drive == "mocap":
             super().set_xyz_action(action)
 
     def do_simulation(self, ctrl: Any, n_frames: int) -> None:
+        """Run physics with two gripper commands, `ctrl`, and the servos' setpoints, if they are engaged."""
         if not self._servoing:
             padding = [0.0] * (self.model.nu - 2)
             super().do_simulation([*ctrl, *padding], n_frames)
             return
         self.data.ctrl[:2] = ctrl
-        lead = self._lead * self._velocity
         for frame in range(1, n_frames + 1):
             share = frame / n_frames
-            self.data.ctrl[2:] = self._from + share * (self._command - self._from) + lead
+            self.data.ctrl[2:] = self._from + share * (self._command - self._from)
             mujoco.mj_step(self.model, self.data)
         self._from = self._command
         mujoco.mj_rnePostConstraint(self.model, self.data)
+
+    def show_targets(self) -> None:
+        """Put the markers of the targets where they are, for the next image; physics moves them back."""
+        for name, position in self._target_site_config:
+            self._set_pos_site(name, position)
 
     # -- what is measured -----------------------------------------------------------------------------------------
 

@@ -67,7 +67,7 @@ def _set(document: dict, path: str, value: object) -> None:
         ("workspace.low", [0.6, 0.3, 0.0], "low must be below high in every axis"),
         ("joints.0.name", "right_j1", "joints: 'right_j1' is named twice"),
         ("home", [0.0], "home: expected 7 joint positions, found 1"),
-        ("home.1", 1.0, "of joint 'right_j1' is outside its limits"),
+        ("home.1", 3.0, "of joint 'right_j1' is outside its limits"),
         ("cameras", [], "cameras: expected at least one"),
         ("cameras.0.encoding", "yuv", "encoding: must be one of 'rgb8'"),
         ("guard_rate", 70.0, "guard_rate: must be a whole multiple of control_rate 20 Hz, found 70"),

@@ -1,0 +1,229 @@
+"""`irevla_sim` in its own process: the world behind the messages is the world in this process."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from trajectory_msgs.msg import JointTrajectory
+
+sys.path.insert(0, str(Path(__file__).parent))
+from sim_client import Seen, SimClient, process
+
+from irevla_policy.robot.limits import Setpoint
+from irevla_policy.robot.profile import load_profile
+from irevla_policy.ros.messages import nanoseconds, time_message, trajectory_message
+from irevla_policy.sim.experts import expert_for
+from irevla_policy.sim.metaworld import MetaWorld
+from irevla_policy.sim.world import StepResult
+
+PROFILE = load_profile("sawyer")
+
+
+@pytest.fixture
+def client() -> Iterator[SimClient]:
+    client = SimClient()
+    yield client
+    client.close()
+
+
+def assert_same(seen: Seen, result: StepResult) -> None:
+    """Bit for bit."""
+    assert seen.image is not None
+    assert np.array_equal(seen.image, result.observation.images["corner"])
+    assert seen.joints.name == [*PROFILE.joint_names, "gripper"]
+    assert seen.joints.position.tolist() == [*result.observation.joint_positions, result.observation.gripper]
+    assert seen.step.state.tolist() == result.state.tolist()
+    assert (seen.step.success, seen.step.reward) == (result.success, result.reward)
+    assert (seen.step.terminated, seen.step.truncated) == (result.terminated, result.truncated)
+
+
+def test_lock_step_gives_what_the_world_in_process_gives(client: SimClient, tmp_path: Path) -> None:
+    with (
+        process("sim_node", tmp_path, lock_step=True, task="drawer-open", seed=3) as running,
+        MetaWorld(PROFILE) as world,
+    ):
+        client.ready()
+        for task, seed, variation in (("drawer-open", 3, ""), ("reach", 7, "blue"), ("drawer-open", 3, "")):
+            if client.instructions != [] and world.stamp:
+                response = client.reset(task, seed, variation)
+                assert response.accepted
+                assert response.seed == seed
+                stamp = nanoseconds(response.stamp)
+            else:
+                stamp = min(client.seen)
+            observation = world.reset(task, variation, seed)
+            first = client.observation(stamp)
+            assert observation.stamp == stamp
+            assert np.array_equal(first.image, observation.images["corner"])
+            assert (first.step.step, first.step.task, first.step.variation) == (0, task, variation)
+            client.wait(lambda wanted=observation.instruction: client.instructions[-1:] == [wanted])
+            expert = expert_for(task, noise=0.1, seed=5)
+            seen, state = first, world.state
+            while world.running:
+                values = expert.act(state)
+                client.send(seen, values)
+                result = world.step(values)
+                seen, state = client.observation(world.stamp), result.state
+                assert_same(seen, result)
+            assert seen.step.terminated
+        running.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        assert running.wait(5.0) == 0
+        assert time.monotonic() - began < 3.0
+    assert "Traceback" not in (tmp_path / "sim_node.log").read_text()
+
+
+def test_commands_that_are_wrong_or_late_move_nothing(client: SimClient, tmp_path: Path) -> None:
+    with process("sim_node", tmp_path, lock_step=True, task="reach", seed=0):
+        client.ready()
+        stamp = min(client.seen)
+        q = np.array(client.seen[stamp].joints.position[:7])
+        dt = round(1e9 / PROFILE.guard_rate)
+
+        def command(stamp: int, points: int = 4) -> JointTrajectory:
+            return trajectory_message(PROFILE, stamp, [Setpoint(q, np.zeros(7))] * points, 0.0, dt)
+
+        nan = command(stamp)
+        nan.points[2].positions[1] = float("nan")
+        short = command(stamp)
+        short.points[0].positions = [0.0] * 3
+        renamed = command(stamp)
+        renamed.joint_names[0] = "shoulder"
+        for wrong in (nan, short, renamed, command(stamp, points=3), command(stamp - 1), command(stamp + 50_000_000)):
+            client.commands.publish(wrong)
+            client.spin(0.1)
+        assert max(client.seen) == stamp  # an unanswered observation may come again, no new one does
+        refused = client.reset("rech", 0)
+        assert not refused.accepted
+        assert "did you mean 'reach'?" in refused.message
+        # Another order of joints is the same command.
+        good = command(stamp)
+        good.joint_names = good.joint_names[::-1]
+        for point in good.points:
+            point.positions, point.velocities = point.positions[::-1], point.velocities[::-1]
+        client.commands.publish(good)
+        client.commands.publish(good)
+        after = client.observation(stamp + 50_000_000)
+        assert after.step.step == 1
+        client.spin(0.2)
+        assert max(client.seen) == stamp + 50_000_000
+    log = (tmp_path / "sim_node.log").read_text()
+    assert "'right_j1' is at nan in point 2" in log
+    assert "Traceback" not in log
+
+
+def test_an_unanswered_observation_is_repeated_and_ended_episodes_wait(client: SimClient, tmp_path: Path) -> None:
+    with process("sim_node", tmp_path, lock_step=True, task="reach", seed=0, max_steps=1):
+        client.wait(lambda: client.stamps["image"].count(min(client.seen, default=0)) >= 2, seconds=30.0)
+        client.ready()
+        stamp = min(client.seen)
+        client.send(client.seen[stamp], np.zeros(4))
+        last = client.observation(stamp + 50_000_000)
+        assert last.step.truncated
+        client.send(last, np.zeros(4))
+        client.spin(1.5)
+        assert max(client.seen) == stamp + 50_000_000
+        assert client.stamps["image"].count(max(client.seen)) == 1
+        drawn = client.reset("", -1)
+        assert drawn.accepted
+        assert drawn.seed >= 0
+        assert client.observation(nanoseconds(drawn.stamp)).step.task == "reach"
+
+
+def test_the_expert_answers_every_step_once_and_opens_the_drawer(client: SimClient, tmp_path: Path) -> None:
+    with (
+        process("sim_node", tmp_path, lock_step=True, task="drawer-open", seed=1),
+        process("expert_node", tmp_path, lock_step=True, noise=0.05, seed=2),
+        MetaWorld(PROFILE) as world,
+    ):
+        client.ready()
+        client.wait(lambda: len(client.interventions) > 0, seconds=30.0)
+        stamp = min(client.interventions)
+        world.reset("drawer-open", seed=1)
+        while world.running:
+            seen = client.observation(stamp)
+            client.wait(lambda wanted=stamp: wanted in client.interventions)
+            action = client.interventions[stamp]
+            client.send_target(seen, np.array(action.joint_target), action.gripper)
+            result = world.step(np.array(action.values))
+            stamp += 50_000_000
+            assert_same(client.observation(stamp), result)
+        assert result.success
+        client.spin(0.3)
+        assert stamp not in client.interventions
+
+
+def test_real_time_keeps_its_rates_follows_commands_and_holds(tmp_path: Path) -> None:
+    client = SimClient(lock_step=False)
+    try:
+        with process("sim_node", tmp_path, task="reach", seed=0) as running:
+            client.ready()
+            for stamps in client.stamps.values():
+                stamps.clear()
+            client.spin(3.0)
+            rates = {what: len(set(stamps)) / 3.0 for what, stamps in client.stamps.items()}
+            assert 60.0 < rates["joints"] < 90.0
+            assert 14.0 < rates["image"] < 23.0
+            assert 14.0 < rates["step"] < 23.0
+            paired = set(client.stamps["image"]) & set(client.stamps["joints"])
+            assert len(paired) > 0.9 * len(client.stamps["image"])  # a best-effort message or two may be lost
+            assert abs(time.time_ns() - client.stamps["joints"][-1]) < 1e9
+
+            start = np.array(client.seen[client.stamps["joints"][-1]].joints.position[:7])
+            goal = start + 0.1
+            trajectory = trajectory_message(PROFILE, 0, [Setpoint(goal, np.zeros(7))], 1.0, 500_000_000)
+            client.commands.publish(trajectory)
+            client.spin(0.25)
+            halfway = np.array(client.seen[client.stamps["joints"][-1]].joints.position[:7])
+            client.spin(1.5)
+            reached = client.seen[client.stamps["joints"][-1]].joints
+            assert (halfway > start + 0.01).all()
+            assert (halfway < goal - 0.01).all()
+            assert np.abs(np.array(reached.position[:7]) - goal).max() < 5e-3
+            assert reached.position[7] < 0.04
+
+            wrong = trajectory_message(PROFILE, 0, [Setpoint(start, np.zeros(7))], 0.0, 100_000_000)
+            wrong.header.stamp = time_message(0)
+            wrong.joint_names[3] = "elbow"
+            client.commands.publish(wrong)
+            client.spin(0.5)
+            held = np.array(client.seen[client.stamps["joints"][-1]].joints.position[:7])
+            assert np.abs(held - goal).max() < 5e-3
+            response = client.reset("drawer-open", 4)
+            assert response.accepted
+            client.wait(lambda: client.instructions[-1:] == [response.instruction])
+            client.spin(0.5)
+            newest = max(stamp for stamp, seen in client.seen.items() if seen.step is not None)
+            assert client.seen[newest].step.task == "drawer-open"
+            assert running.poll() is None
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(3.0) == 0
+        log = (tmp_path / "sim_node.log").read_text()
+        assert "elbow" in log
+        assert "Traceback" not in log
+    finally:
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"task": "drawer-opn"}, "did you mean 'drawer-open'?"),
+        ({"task": "reach", "variation": "pink"}, "no variation 'pink'"),
+        ({"camera": "ceiling", "lock_step": True}, "no camera 'ceiling'"),
+        ({"seed": -2}, "seed: must be at least -1"),
+        ({"robot": "panda9"}, "no robot profile 'panda9'"),
+    ],
+)
+def test_wrong_parameters_end_the_node_with_one_line(tmp_path: Path, parameters: dict, message: str) -> None:
+    with process("sim_node", tmp_path, **parameters) as running:
+        assert running.wait(20.0) == 2
+    log = (tmp_path / "sim_node.log").read_text()
+    assert message in log
+    assert "Traceback" not in log
