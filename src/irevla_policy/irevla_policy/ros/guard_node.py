@@ -48,6 +48,8 @@ from irevla_policy.settings import setting
 
 # A thread waits for the interpreter's lock at most this long, s: the default of 5 ms is half a tick.
 _SWITCH_INTERVAL = 0.0005
+# A grid that is this far ahead of ROS time is left: the clock was set back, ns.
+_CLOCK_STEP = 1_000_000_000
 # Longest time that deactivation waits for the arm to brake, s.
 _BRAKING_TIME = 1.0
 
@@ -93,7 +95,7 @@ class GuardNode(LifecycleNode):
         self._is_trajectory = self._profile.command.type == "trajectory_msgs/JointTrajectory"
         self._guarding = threading.Lock()
         self._ticker = Ticker(1.0 / self._profile.guard_rate, self._on_tick, self._on_failure)
-        self._active = self._sent_ahead = False
+        self._active = False
         self._next_stamp = 0
         self._holds = 0
         self._said: tuple[object, ...] = ()
@@ -142,7 +144,7 @@ class GuardNode(LifecycleNode):
             self._core.activate()
             if self._answerer:
                 self._answerer.forget()
-            self._active, self._sent_ahead, self._next_stamp = True, False, 0
+            self._active, self._next_stamp = True, 0
         self._prepare_process()
         if not self._lock_step:
             self._ticker.start()
@@ -247,9 +249,10 @@ class GuardNode(LifecycleNode):
                 self._say_status()
                 return
             receive = self._core.on_action if is_policy else self._core.on_intervention
-            if receive(proposal, now, self._age(proposal.stamp)) and self._is_trajectory and not self._sent_ahead:
+            accepted = receive(proposal, now, self._age(proposal.stamp))
+            if accepted and self._is_trajectory and self._ahead() <= self._dt:
                 # The next setpoint of the grid, ahead of its tick: it carries the time at which it starts.
-                self._sent_ahead = self._send(self._core.tick(now))
+                self._send(self._core.tick(now))
 
     def _on_estop(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         with self._guarding:
@@ -271,9 +274,7 @@ class GuardNode(LifecycleNode):
 
     def _on_tick(self) -> None:
         with self._guarding:
-            if self._sent_ahead:
-                self._sent_ahead = False
-            else:
+            if self._ahead() <= self._dt // 2:
                 self._send(self._core.tick(time.monotonic()))
             self._say_status()
 
@@ -299,10 +300,15 @@ class GuardNode(LifecycleNode):
             self._record.publish(command_message(decision, self._profile))
         return True
 
+    def _ahead(self) -> int:
+        """How far the start of the next setpoint is ahead of ROS time, ns; it was sent ahead, or clocks drift."""
+        ahead = self._next_stamp - self._ros_now()
+        return ahead if ahead < _CLOCK_STEP else 0
+
     def _grid_stamp(self) -> int:
         """ROS time at which the next setpoint starts: exactly one tick after the one before, unless ticks were late."""
         now = self._ros_now()
-        if abs(now - self._next_stamp) > 2 * self._dt:
+        if now - self._next_stamp > 2 * self._dt or self._next_stamp - now > _CLOCK_STEP:
             self._next_stamp = now
         stamp = self._next_stamp
         self._next_stamp += self._dt

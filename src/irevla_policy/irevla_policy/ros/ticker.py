@@ -65,8 +65,9 @@ class Ticker:
                 delay = due - time.monotonic()
                 if delay < -self._period:
                     self.missed += int(-delay / self._period)
-                    due = time.monotonic()
-                elif delay > 0.0:
+                    delay = self._period
+                    due = time.monotonic() + delay
+                if delay > 0.0:
                     time.sleep(delay)
         except BaseException as error:
             self._on_failure(error)
