@@ -97,7 +97,8 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> V
             source = pretrained.find(settings.backbone, settings.revision)
         config = pretrained.load_config(source)
         vlm_processor = pretrained.load_processor(
-            pretrained.Source(settings.backbone, str(folder / _VLM), True, settings.revision, False)
+            pretrained.Source(settings.backbone, str(folder / _VLM), True, settings.revision, False),
+            image_splitting=settings.image_splitting,
         )
         with torch.random.fork_rng():
             backbone = VisionLanguageBackbone(settings, source, config, weights=not full)

@@ -34,6 +34,9 @@ class ModelSettings:
     lora_targets: tuple[str, ...] = setting(
         (), "Name endings of the linear layers that get adapters; empty: every query and value projection"
     )
+    image_splitting: bool = setting(
+        False, "Whether Idefics3 and SmolVLM cut an image into tiles: finer, at up to 17 times the tokens"
+    )
     chunk: int = setting(1, "Actions predicted at once", at_least=1, at_most=256)
     learner_slots: int = setting(8, "Attention maps of the token learner; divides the backbone's width", at_least=1)
     head_width: int = setting(256, "Width of the hidden layers of a head", at_least=1, at_most=8192)

@@ -91,7 +91,7 @@ class VLAPolicy(nn.Module):
         """
         source = pretrained.find(settings.backbone, settings.revision)
         config = pretrained.load_config(source)
-        vlm_processor = pretrained.load_processor(source)
+        vlm_processor = pretrained.load_processor(source, image_splitting=settings.image_splitting)
         normaliser = normaliser or Normaliser.identity(robot.state_dim, robot.action_dim)
         with torch.random.fork_rng():
             torch.manual_seed(seed)

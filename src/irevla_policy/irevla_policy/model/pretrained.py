@@ -111,15 +111,26 @@ def load_model(source: Source, config: Any, dtype: torch.dtype, *, weights: bool
     return model
 
 
-def load_processor(source: Source) -> Any:
+def load_processor(source: Source, *, image_splitting: bool = False) -> Any:
     """The processor (tokenizer and image processor) of a vision-language model, without torchvision.
 
     Some families bundle a video processor that only exists with torchvision. Still images need none: for those the
     processor is put together from tokenizer and image processor alone.
 
+    Args:
+        source: Where from.
+        image_splitting: Whether families that can cut images into tiles do so.
+
     Raises:
         BackboneError: Cannot be read, or needs a package that is not installed.
     """
+    processor = _load_processor(source)
+    if hasattr(processor.image_processor, "do_image_splitting"):
+        processor.image_processor.do_image_splitting = image_splitting
+    return processor
+
+
+def _load_processor(source: Source) -> Any:
     from transformers import AutoProcessor
 
     try:

@@ -154,6 +154,7 @@ def write_smolvlm(folder: Path) -> None:
     # As the published ones have it.
     path = folder / "processor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"processor_class": "SmolVLMProcessor"}))
+    (folder / "chat_template.jinja").write_text(_chat_template("<image>"))
 
 
 def write_paligemma(folder: Path) -> None:
@@ -218,11 +219,22 @@ def _write_qwen(folder: Path, generation: str) -> None:
         vision_end_token_id=ids["<|vision_end|>"],
     )
     model_class(config).save_pretrained(folder)
+    if generation == "2_5":
+        tokenizer.chat_template = _chat_template("<|vision_start|><|image_pad|><|vision_end|>")
     tokenizer.save_pretrained(folder)
     images = Qwen2VLImageProcessorPil(patch_size=8, merge_size=2, min_pixels=32 * 32, max_pixels=32 * 32)
     images.save_pretrained(folder)
     path = folder / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"processor_class": f"Qwen{generation}VLProcessor"}))
+
+
+def _chat_template(image: str) -> str:
+    """The core of the templates that the published checkpoints bring."""
+    return (
+        "{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+        + image
+        + "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    )
 
 
 FAMILIES = {

@@ -145,3 +145,15 @@ def test_slots_must_divide_the_width(backbones, robot):
     settings = dataclasses.replace(lora_settings(backbones("blip2")), learner_slots=5)
     with pytest.raises(BackboneError, match="learner_slots"):
         VLAPolicy.create(settings, robot)
+
+
+def test_tiles_only_when_asked_for(backbones, robot, observe):
+    lengths = []
+    for splitting in (False, True):
+        settings = dataclasses.replace(lora_settings(backbones("smolvlm")), image_splitting=splitting)
+        policy = VLAPolicy.create(settings, robot)
+        policy.processor.vlm.image_processor.size = {"longest_edge": 64}
+        inputs = policy.prepare([observe(1)], np.zeros((1, 4)))
+        with torch.no_grad():
+            lengths.append(policy.latent(inputs).hidden.shape[1])
+    assert lengths[1] > 3 * lengths[0]
