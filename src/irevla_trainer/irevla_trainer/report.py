@@ -89,14 +89,18 @@ class Report:
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Show a table; numbers stand right-aligned."""
 
-        def cell(tag: str, value: object) -> str:
-            number = isinstance(value, int | float) or str(value)[:1].isdigit()
-            kind = ' class="number"' if number else ""
-            return f"<{tag}{kind}>{html.escape(str(value))}</{tag}>"
+        numeric = [all(str(row[place])[:1].isdigit() for row in rows) for place in range(len(columns))]
 
-        head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-        body = "".join("<tr>" + "".join(cell("td", value) for value in row) + "</tr>" for row in rows)
-        self._parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+        def line(tag: str, values: Sequence[object]) -> str:
+            kinds = [' class="number"' if number else "" for number in numeric]
+            cells = [
+                f"<{tag}{kind}>{html.escape(str(value))}</{tag}>" for kind, value in zip(kinds, values, strict=True)
+            ]
+            return f"<tr>{''.join(cells)}</tr>"
+
+        head = line("th", columns)
+        body = "".join(line("td", row) for row in rows)
+        self._parts.append(f"<table><thead>{head}</thead><tbody>{body}</tbody></table>")
 
     def chart(
         self,
@@ -177,7 +181,7 @@ class Report:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         if legend:
-            axes.legend(frameon=False)
+            axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=6)
         figure.tight_layout()
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg")

@@ -18,7 +18,7 @@ class DemoSettings:
     demonstrations: int = setting(50, "Expert episodes recorded per task", at_least=2)
     noise: float = setting(0.0, "Noise on the expert's displacement, in units of actions", at_least=0.0, at_most=1.0)
     episodes: int = setting(50, "Evaluation episodes per task, before and after", at_least=1)
-    curve_points: int = setting(5, "How often success is measured while training", at_least=0)
+    curve_points: int = setting(5, "How often success is measured while training, besides at its start", at_least=0)
     curve_episodes: int = setting(10, "Episodes per task of such a measurement", at_least=1)
     filmed: int = setting(3, "Evaluation episodes per task that are recorded and shown", at_least=1)
     expected_success: float = setting(

@@ -198,6 +198,8 @@ class _Progress:
         self._bar: tqdm | None = None
 
     def __enter__(self) -> _Progress:
+        if self._run.settings.curve_points:
+            self._measure(0)
         return self
 
     def __exit__(self, *_: object) -> None:
