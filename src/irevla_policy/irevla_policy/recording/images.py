@@ -94,9 +94,8 @@ def decode_image(message: ImageFields, camera: Camera | None = None) -> RGBImage
     # A driver may leave out the padding of the last row.
     if data.size not in (step * height, step * (height - 1) + row):
         raise ImageError(f"{where}: data must hold step x height = {step * height} bytes, found {data.size}")
-    if backend() == "cv_bridge":
-        return _by_cv_bridge(message, encoding)
-    return _by_numpy(data, height, width, step, encoding)
+    pixels = _rows(data, height, width, step, encoding)
+    return _by_cv_bridge(pixels, encoding) if backend() == "cv_bridge" else _by_numpy(pixels, encoding)
 
 
 def decode_compressed(message: CompressedImageFields, camera: Camera | None = None) -> RGBImage:
@@ -222,11 +221,15 @@ def _bytes_of(data: Any) -> npt.NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8) if len(data) else np.zeros(0, np.uint8)
 
 
-def _by_numpy(data: npt.NDArray[np.uint8], height: int, width: int, step: int, encoding: str) -> RGBImage:
+def _rows(data: npt.NDArray[np.uint8], height: int, width: int, step: int, encoding: str) -> npt.NDArray[np.uint8]:
+    """A view of the pixels without the padding of rows, `[H, W, channels]`."""
     channels = CHANNELS[encoding]
-    pixels = np.lib.stride_tricks.as_strided(data, (height, width, channels), (step, channels, 1), writeable=False)
+    return np.lib.stride_tricks.as_strided(data, (height, width, channels), (step, channels, 1), writeable=False)
+
+
+def _by_numpy(pixels: npt.NDArray[np.uint8], encoding: str) -> RGBImage:
     if encoding == "mono8":
-        return np.broadcast_to(pixels, (height, width, 3))
+        return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
     return pixels[..., 2::-1] if encoding.startswith("bgr") else pixels[..., :3]
 
 
@@ -237,18 +240,15 @@ def _bridge() -> Any:
     return CvBridge()
 
 
-def _by_cv_bridge(message: ImageFields, encoding: str) -> RGBImage:
+def _by_cv_bridge(pixels: npt.NDArray[np.uint8], encoding: str) -> RGBImage:
     from types import SimpleNamespace
 
+    height, width, channels = pixels.shape
+    # cv_bridge misreads rows whose padding is no whole number of pixels: it gets none.
+    packed = np.ascontiguousarray(pixels)
     fields = SimpleNamespace(
-        height=int(message.height),
-        width=int(message.width),
-        encoding=encoding,
-        step=int(message.step),
-        data=_bytes_of(message.data),
-        is_bigendian=0,
-        header=getattr(message, "header", None),
+        height=height, width=width, encoding=encoding, step=width * channels, data=packed.reshape(-1), is_bigendian=0
     )
-    pixels = np.asarray(_bridge().imgmsg_to_cv2(fields, desired_encoding="rgb8"))
-    pixels.flags.writeable = False
-    return pixels
+    decoded = np.asarray(_bridge().imgmsg_to_cv2(fields, desired_encoding="rgb8"))
+    decoded.flags.writeable = False
+    return decoded

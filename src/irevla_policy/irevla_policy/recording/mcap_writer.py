@@ -118,7 +118,7 @@ class McapWriter:
         """Declare a message type; returns its id."""
         schema = Schema(len(self._schemas) + 1, name, encoding, data)
         self._schemas.append(schema)
-        self._put(schema_record(schema))
+        self._outside(schema_record(schema))
         return schema.id
 
     def add_channel(self, schema_id: int, topic: str, message_encoding: str, metadata: dict[str, str]) -> int:
@@ -126,7 +126,7 @@ class McapWriter:
         channel = Channel(len(self._channels) + 1, schema_id, topic, message_encoding, metadata)
         self._channels.append(channel)
         self._counts[channel.id] = 0
-        self._put(channel_record(channel))
+        self._outside(channel_record(channel))
         return channel.id
 
     def write(self, channel_id: int, data: bytes | memoryview, log_time: int, publish_time: int) -> None:
@@ -241,6 +241,11 @@ class McapWriter:
         head = RECORD.pack(FOOTER, 20) + struct.pack("<QQ", start, start + len(summary))
         crc = zlib.crc32(summary + offsets + head)
         self._append([summary, offsets, head, struct.pack("<I", crc), MAGIC])
+
+    def _outside(self, part: bytes) -> None:
+        """Write a record that belongs to no chunk: rosbag2 refuses to play a file with a chunk that has no messages."""
+        self.flush()
+        self._append([part])
 
     def _put(self, part: bytes | memoryview) -> None:
         chunk = self._chunk

@@ -23,6 +23,8 @@ from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.settings import setting
 
 _GIGABYTE = 1e9
+# A message that seems to have travelled for longer (ns) comes from a machine with another clock.
+_SAME_CLOCK = 10 * 10**9
 
 
 class RecordingError(UserError, RuntimeError):
@@ -100,6 +102,7 @@ class Recorder:
             keep_free=int(settings.keep_free_gb * _GIGABYTE),
             estimate=int(expected_rate(profile, size_of) * settings.longest_episode),
         )
+        interfaces.prepare(episode.MESSAGE_TYPE, *(source.type for source in self.sources))
         self._latched: dict[str, bytes] = {}
         self._instruction = ""
         self._running: RunningEpisode | None = None
@@ -135,6 +138,10 @@ class Recorder:
         """
         if source.kind == "latched":
             self._latched[source.name] = data
+            # An instruction is in force from when it was given. Its arrival says less: under load a recorder receives
+            # it after commands that already follow it, and the first decision would get the instruction before.
+            if publish_time is not None and 0 < log_time - publish_time < _SAME_CLOCK:
+                log_time = publish_time
             if source.name == topics.INSTRUCTION:
                 self._instruction = interfaces.deserialize(data, source.type).data
         running, writing = self._running, self._writing

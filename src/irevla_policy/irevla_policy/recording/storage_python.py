@@ -55,8 +55,6 @@ class PythonWriter:
             )
             for topic in topics
         }
-        # The descriptions reach the disk before the first message, so that whatever is left can be read.
-        self._mcap.flush()
 
     @property
     def size(self) -> int:

@@ -145,6 +145,16 @@ def test_what_came_before_the_reset_does_not_count(tmp_path: Path) -> None:
     rig.recorder.close()
 
 
+def test_an_instruction_counts_from_when_it_was_given(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    path = rig.recorder.start(EpisodeInfo("a"))
+    rig.recorder.take(rig.source(topics.INSTRUCTION), text("late"), START + 5_000_000, START + 1_000_000)
+    rig.recorder.finish()
+    rig.recorder.close()
+    with closing(open_reader(path)) as reader:
+        assert [message.log_time for message in reader.messages([topics.INSTRUCTION])] == [START + 1_000_000]
+
+
 def test_complete_waits_for_the_rest_of_the_observation(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.recorder.start(EpisodeInfo("a"))

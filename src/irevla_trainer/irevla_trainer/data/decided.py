@@ -20,7 +20,8 @@ _POLICY, _INTERVENTION = 0, 1
 _NOT_EXECUTED = {2: "hold", 3: "homing"}
 # Above this difference of clocks (ns), header stamps are not of the clock that the recorder stamped arrival with.
 _OTHER_CLOCK = 5 * 10**9
-_ROUNDING = 1e-6
+# A command that overshoots its action by less is clipped without a word.
+_SLIGHTLY = 0.05
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def derived(
     shift = latency if abs(latency) > _OTHER_CLOCK else 0
     report.note("no /irevla/command: aligned by header stamps, instructions by bag time")
     if shift:
-        report.note(f"header stamps are {shift * 1e-9:.1f} s behind bag time: bag times were shifted by that")
+        report.note(f"header stamps are of another clock (simulated time?): bag times were shifted by {shift * 1e-9:.1f} s")
     motion = _motion(contents, profile, report, shift)
     stamps = _control_periods(contents, profile, report)
     actions = _actions(contents, profile, kinematics, motion, stamps)
@@ -137,7 +138,7 @@ def _actions(
 
 
 def _clipped(decisions: list[Decision], report: BagReport) -> list[Decision]:
-    far = sum(bool((np.abs(decision.action[:3]) > 1.0 + _ROUNDING).any()) for decision in decisions)
+    far = sum(bool((np.abs(decision.action[:3]) > 1.0 + _SLIGHTLY).any()) for decision in decisions)
     if far:
         report.note(f"{far} actions moved farther than ee_delta_scale and were clipped")
     return [
