@@ -7,13 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
@@ -32,7 +33,8 @@ SOURCES = [str(Path(__file__).parents[2])]
 class StandInRobot:
     """Publishes sensors until told otherwise, follows the guard's trajectories, and keeps all that it says."""
 
-    def __init__(self, domain: int) -> None:
+    def __init__(self) -> None:
+        domain = int(os.environ["ROS_DOMAIN_ID"])  # of its own for every test run
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=domain)
         self.node = rclpy.create_node("stand_in_robot", context=self.context)
@@ -42,7 +44,7 @@ class StandInRobot:
         self.change_joints: Callable[[JointState], None] = lambda message: None
         self.change_image: Callable[[Image], None] = lambda message: None
         self.status = PolicyStatus()
-        self.diagnosed: dict[str, Any] = {}
+        self.diagnosed: dict[str, DiagnosticStatus] = defaultdict(DiagnosticStatus)
         self.commands: list[Command] = []
         self.actions: list[Action] = []
         self.path: list[tuple[int, np.ndarray]] = []

@@ -21,7 +21,6 @@ from irevla_policy.ros.guard_messages import action_message
 sys.path.insert(0, str(Path(__file__).parent))
 from stand_in_robot import PROFILE, StandInRobot, finish
 
-DOMAIN = 35
 DT = 1.0 / PROFILE.guard_rate
 POLICY = str(Path(__file__).parent / "scripted_policy.py")
 RUNNING, INTERVENED = PolicyStatus.STATE_RUNNING, PolicyStatus.STATE_INTERVENED
@@ -30,7 +29,7 @@ HOLDING, ESTOPPED = PolicyStatus.STATE_HOLDING, PolicyStatus.STATE_ESTOPPED
 
 @pytest.fixture(scope="module")
 def graph() -> Iterator[StandInRobot]:
-    robot = StandInRobot(DOMAIN)
+    robot = StandInRobot()
     guard = robot.start("-m", "irevla_policy.ros.guard_node")
     try:
         robot.wait_for_state(HOLDING, seconds=15.0)

@@ -19,8 +19,6 @@ from irevla_policy.model.policy import VLAPolicy
 sys.path.insert(0, str(Path(__file__).parent))
 from stand_in_robot import PROFILE, StandInRobot, finish
 
-DOMAIN = 36
-
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
@@ -32,7 +30,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def graph(checkpoints: tuple[Path, Path]) -> Iterator[StandInRobot]:
-    robot = StandInRobot(DOMAIN)
+    robot = StandInRobot()
     robot.say("press the button")
     guard = robot.start("-m", "irevla_policy.ros.guard_node")
     policy = robot.start(

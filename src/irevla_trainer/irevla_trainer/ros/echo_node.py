@@ -51,3 +51,7 @@ class EchoNode(Node):
 def main(args: list[str] | None = None) -> None:
     """Run the node until it is interrupted."""
     spin(EchoNode, args)
+
+
+if __name__ == "__main__":
+    main()
