@@ -202,6 +202,7 @@ class RealTimeDriver:
         self._output = output
         self._renderer = _RenderThread(output, cameras, views)
         self._camera_rate = camera_rate
+        self._due = self._on_time = 0.0
         self.failure: Exception | None = None
         self._work: queue.Queue[tuple[float, Trajectory] | tuple[Reset, Future[Started]] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="physics", daemon=True)
@@ -239,8 +240,7 @@ class RealTimeDriver:
     def _follow_the_clock(self, world: MetaWorld) -> None:
         period = 1.0 / world.profile.guard_rate
         frame_every = max(round(world.profile.guard_rate / self._camera_rate), 1)
-        substep, success, behind = 0, False, time.monotonic()
-        due = behind
+        substep, success = 0, False
         while self._serve(world):
             setpoint, gripper = self._controller.sample(time.monotonic() + period)
             success |= world.advance(setpoint, gripper)
@@ -249,15 +249,17 @@ class RealTimeDriver:
                 world.end_period(success)
                 success = False
             self._publish(world, substep, frame_every)
-            due += period
-            late = time.monotonic() - due
-            if late < 0.0:
-                time.sleep(-late)
-            elif late > _LATE_SECONDS:
-                now = time.monotonic()
-                pace = 1.0 - late / max(now - behind, 1e-9)
-                self._output.warn(f"the simulation cannot hold real time: it runs at {pace:.0%} of it")
-                due = behind = now
+            self._pace(period)
+
+    def _pace(self, period: float) -> None:
+        self._due += period
+        late = time.monotonic() - self._due
+        if late < 0.0:
+            time.sleep(-late)
+        elif late > _LATE_SECONDS:
+            took = self._due + late - self._on_time
+            self._output.warn(f"the simulation cannot hold real time: it runs at {1.0 - late / took:.0%} of it")
+            self._due = self._on_time = time.monotonic()
 
     def _first_episode(self) -> MetaWorld | None:
         while (work := self._work.get()) is not None:
@@ -302,6 +304,7 @@ class RealTimeDriver:
         self._output.step_info(stamp, world)
         self._renderer.offer(stamp, world.environment)
         started.set_result(Started(stamp, world.seed, world.instruction))
+        self._due = self._on_time = time.monotonic()
         return True
 
     def _publish(self, world: MetaWorld, substep: int, frame_every: int) -> None:

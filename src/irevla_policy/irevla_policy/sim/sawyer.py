@@ -57,7 +57,7 @@ SERVOS = (
     Servo(450.0, 15.75, 0.05, 60.0),
     Servo(450.0, 15.75, 0.05, 60.0),
 )
-# Meta-World keeps the shoulder above -0.5 rad short of level, which costs the gripper its reach at a fixed orientation.
+# Meta-World stops right_j1 at -0.5 rad, which costs reach as long as the gripper points down.
 JOINT_RANGES = {"right_j1": (-3.8095, 2.2736)}  # rad, the real arm's
 JOINT_DAMPING = 1.0  # N m s / rad, friction of the bearings
 
