@@ -33,8 +33,8 @@ class _Stream(Generic[V]):
     def clear(self) -> None:
         self._items.clear()
 
-    def add(self, stamp: int, value: V, now: int | None) -> bool:
-        """Keep a value; False when it repeats the newest stamp.
+    def add(self, stamp: int, value: V, now: int | None) -> None:
+        """Keep a value, unless it repeats the newest stamp.
 
         Raises:
             ObservationError: The stamp is in the future or before the newest one.
@@ -45,7 +45,7 @@ class _Stream(Generic[V]):
         if self._items:
             behind = self._items[-1][0] - stamp
             if behind == 0:
-                return False
+                return
             if behind > _RESTART:
                 self._items.clear()
             elif behind > 0:
@@ -54,7 +54,6 @@ class _Stream(Generic[V]):
                     f"{self.what}: stamp is {late:.3f} s before the newest one; expected rising stamps"
                 )
         self._items.append((stamp, value))
-        return True
 
     def newest(self) -> tuple[int, V] | None:
         return self._items[-1] if self._items else None
@@ -91,9 +90,14 @@ class ObservationAssembler:
         """The instruction in force; empty for none."""
         return self._instruction
 
-    def set_instruction(self, text: str) -> None:
-        """Change the instruction, also in the middle of an episode; observations from now on carry it."""
+    def set_instruction(self, text: str) -> Observation | None:
+        """Change the instruction, also in the middle of an episode; observations from now on carry it.
+
+        Returns:
+            The observation that only the instruction was missing for, if there is one.
+        """
         self._instruction = text.strip()
+        return self._complete()
 
     def add_image(self, camera: str, stamp: int, image: UInt8Image, now: int | None = None) -> Observation | None:
         """An image arrived.
@@ -121,7 +125,8 @@ class ObservationAssembler:
             raise ObservationError(
                 f"{stream.what}: expected uint8 {list(shape)}, found {image.dtype} {list(image.shape)}"
             )
-        return self._complete() if stream.add(stamp, image, now) else None
+        stream.add(stamp, image, now)
+        return self._complete()
 
     def add_joint_states(
         self, stamp: int, positions: Vector, gripper: float, now: int | None = None
@@ -130,7 +135,8 @@ class ObservationAssembler:
         if positions.shape != (len(self._profile.joints),) or not np.isfinite(positions).all():
             expected = f"{len(self._profile.joints)} finite positions"
             raise ObservationError(f"{self._joints.what}: expected {expected}, found {positions.tolist()}")
-        return self._complete() if self._joints.add(stamp, (positions, gripper), now) else None
+        self._joints.add(stamp, (positions, gripper), now)
+        return self._complete()
 
     def forget(self) -> None:
         """Drop all images and joint states; the instruction stays."""

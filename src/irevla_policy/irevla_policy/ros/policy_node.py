@@ -169,7 +169,9 @@ class PolicyNode(LifecycleNode):
             self._complain(str(error))
 
     def _on_instruction(self, message: String) -> None:
-        self._assembler.set_instruction(message.data)
+        observation = self._assembler.set_instruction(message.data)
+        if self._active:
+            self._observe(observation)
 
     def _on_command(self, message: Command) -> None:
         if message.source in set(Source):

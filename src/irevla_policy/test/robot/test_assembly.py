@@ -30,7 +30,7 @@ def test_complete_with_image_joints_and_instruction():
     parts = ObservationAssembler(ONE, 0.02)
     assert parts.add_joint_states(995 * MS, HOME, 0.05) is None
     assert parts.add_image("corner", 1000 * MS, IMAGE) is None
-    parts.set_instruction(" go ")
+    assert parts.set_instruction(" go ").stamp == 1000 * MS
     seen = parts.add_image("corner", 1050 * MS, IMAGE)
     assert seen is None  # the joint states are too old
     seen = parts.add_joint_states(1049 * MS, HOME, 0.05)
