@@ -59,13 +59,19 @@ def backend() -> str:
     Raises:
         ImageError: `IREVLA_IMAGE_BACKEND` names another, or one that is not installed.
     """
-    installed = importlib.util.find_spec("cv_bridge") is not None
+    installed = _cv_bridge_is_installed()
     chosen = os.environ.get("IREVLA_IMAGE_BACKEND") or ("cv_bridge" if installed else "numpy")
     if chosen not in BACKENDS:
         raise ImageError(f"IREVLA_IMAGE_BACKEND: expected one of {', '.join(BACKENDS)}, found {chosen!r}")
     if chosen == "cv_bridge" and not installed:
         raise ImageError("IREVLA_IMAGE_BACKEND is cv_bridge, but the package cv_bridge of ROS 2 is not installed")
     return chosen
+
+
+@functools.cache
+def _cv_bridge_is_installed() -> bool:
+    # Looking through all folders of packages costs more than decoding an image.
+    return importlib.util.find_spec("cv_bridge") is not None
 
 
 def decode_image(message: ImageFields, camera: Camera | None = None) -> RGBImage:

@@ -184,7 +184,7 @@ def store_with(definitions: dict[str, str]) -> Typestore:
     Raises:
         InterfaceError: A definition cannot be read.
     """
-    foreign = {name: text for name, text in definitions.items() if text and not _is_known(name, text)}
+    foreign = {name: text for name, text in definitions.items() if text and not is_known(name, text)}
     if not foreign:
         return typestore()
     store = get_typestore(Stores.ROS2_JAZZY)
@@ -201,12 +201,22 @@ def store_with(definitions: dict[str, str]) -> Typestore:
     return store
 
 
-def _is_known(name: str, text: str) -> bool:
+@functools.lru_cache(64)
+def is_known(name: str, text: str) -> bool:
+    """Whether a type is known here, with the definition that a bag carries.
+
+    Args:
+        name: Message type.
+        text: Definition in `ros2msg` form.
+    """
     if name not in typestore().fielddefs:
         return False
     if not name.startswith(f"{PACKAGE}/"):
         return True
-    theirs = get_types_from_msg(text, name)
+    try:
+        theirs = get_types_from_msg(text, name)
+    except TypesysError:
+        return False
     return all(theirs[part] == typestore().fielddefs.get(part) for part in theirs if part.startswith(f"{PACKAGE}/"))
 
 

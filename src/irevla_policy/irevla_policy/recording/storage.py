@@ -133,6 +133,9 @@ class BagReader(Protocol):
             InterfaceError: The bytes do not fit the type.
         """
 
+    def known(self, topic: str) -> bool:
+        """Whether a topic's messages have the definition that this program knows, or the bag carries none."""
+
     def close(self) -> None:
         """Close the bag."""
 

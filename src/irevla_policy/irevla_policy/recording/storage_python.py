@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from irevla_policy.recording import bag_metadata
-from irevla_policy.recording.interfaces import definition, deserialize, store_with, type_hash
+from irevla_policy.recording.interfaces import definition, deserialize, is_known, store_with, type_hash
 from irevla_policy.recording.mcap_reader import McapScan, Summary, read_summary
 from irevla_policy.recording.mcap_records import Channel, McapError, Schema
 from irevla_policy.recording.mcap_writer import McapWriter
@@ -159,6 +159,11 @@ class PythonReader:
         if self._store is None:
             self._store = store_with(self._definitions)
         return deserialize(message.data, self.topics[message.topic].type, self._store)
+
+    def known(self, topic: str) -> bool:
+        """See `storage.BagReader`."""
+        name = self.topics[topic].type
+        return not self._definitions.get(name) or is_known(name, self._definitions[name])
 
     def close(self) -> None:
         """Close the bag."""

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from irevla_policy.recording.interfaces import deserialize, store_with, type_hash
+from irevla_policy.recording.interfaces import deserialize, is_known, store_with, type_hash
 from irevla_policy.recording.mcap_reader import read_summary
 from irevla_policy.recording.mcap_records import McapError
 from irevla_policy.recording.storage import METADATA_FILE, BagError, Layout, Message, Offer, Topic, unfinished_place
@@ -169,6 +169,11 @@ class Rosbag2Reader:
         if self._store is None:
             self._store = store_with(self._definitions)
         return deserialize(message.data, self.topics[message.topic].type, self._store)
+
+    def known(self, topic: str) -> bool:
+        """See `storage.BagReader`."""
+        name = self.topics[topic].type
+        return not self._definitions.get(name) or is_known(name, self._definitions[name])
 
     def close(self) -> None:
         """Nothing to close: every iteration has its own reader."""

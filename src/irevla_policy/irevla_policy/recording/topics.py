@@ -59,7 +59,7 @@ def sources(profile: RobotProfile, image_format: str = "raw") -> tuple[Source, .
         (COMMAND, "irevla_msgs/msg/Command"),
         (profile.command.topic, full_name(profile.command.type)),
     ):
-        found.append(_same(name, message_type, "event", Offer(1)))
+        found.append(_same(name, message_type, "event", Offer()))
     return tuple(found)
 
 

@@ -11,13 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from irevla_policy.recording import topics
+from irevla_policy.recording.cdr import CommandReader, CommandView, JointStateReader
 from irevla_policy.recording.episode import EpisodeInfo
-from irevla_policy.recording.interfaces import InterfaceError, peek_stamp, peek_uint32, stamp_of
+from irevla_policy.recording.interfaces import InterfaceError, peek_stamp, peek_uint32
+from irevla_policy.recording.quota import folder_size
 from irevla_policy.recording.storage import BagError, BagReader, Message
 from irevla_policy.robot.profile import Camera, RobotProfile
 
 # Stamp of a message too short to hold one; no decision has it.
 _NO_STAMP = -1
+# Images of bags up to this many bytes are held from the first pass on, those of others are read in a second one.
+_HELD = 64_000_000
 
 
 @dataclass
@@ -26,11 +30,12 @@ class BagContents:
 
     Attributes:
         infos: Descriptions of the episode, in the order of the bag.
-        commands: Observation stamp, irevla_msgs/Command and bag time (ns) of each.
+        commands: What the guard executed, and its bag time, ns.
         instructions: Bag time (ns) and text of each.
         joint_stamps: Header stamps of the joint states, ns.
         joint_states: Arm joints in the profile's order, rad, `[n]`, and the gripper's position, m.
         image_stamps: Camera name to header stamps, ns, one for each message in the order of the bag.
+        images: Camera name to the messages themselves; empty when the bag is too large to hold them.
         image_latency: Bag time minus header stamp of images, ns.
         motion: Controller commands and their bag times, ns; only of bags without /irevla/command.
         reset: Stamp of the last first observation of an episode, ns; -1 without a simulator.
@@ -38,11 +43,12 @@ class BagContents:
     """
 
     infos: list[EpisodeInfo] = field(default_factory=list)
-    commands: list[tuple[int, Any, int]] = field(default_factory=list)
+    commands: list[tuple[CommandView, int]] = field(default_factory=list)
     instructions: list[tuple[int, str]] = field(default_factory=list)
     joint_stamps: list[int] = field(default_factory=list)
     joint_states: list[tuple[npt.NDArray[np.float64], float]] = field(default_factory=list)
     image_stamps: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    images: dict[str, list[Message]] = field(default_factory=lambda: defaultdict(list))
     image_latency: list[int] = field(default_factory=list)
     motion: list[tuple[Any, int]] = field(default_factory=list)
     reset: int = -1
@@ -63,7 +69,7 @@ def scan(bag: BagReader, profile: RobotProfile, cameras: Mapping[str, Camera], *
     """
     wanted = {topics.EPISODE_INFO, topics.COMMAND, topics.INSTRUCTION, topics.STEP_INFO}
     wanted |= {profile.joint_states_topic, *cameras} | ({profile.command.topic} if derive else set())
-    collector = _Collector(bag, profile, cameras)
+    collector = _Collector(bag, profile, cameras, keep=folder_size(bag.path) <= _HELD)
     for message in bag.messages(wanted):
         try:
             collector.take(message)
@@ -73,9 +79,13 @@ def scan(bag: BagReader, profile: RobotProfile, cameras: Mapping[str, Camera], *
 
 
 class _Collector:
-    def __init__(self, bag: BagReader, profile: RobotProfile, cameras: Mapping[str, Camera]) -> None:
+    def __init__(self, bag: BagReader, profile: RobotProfile, cameras: Mapping[str, Camera], *, keep: bool) -> None:
         self.contents = BagContents()
+        self._keep = keep
         self._bag, self._profile, self._cameras = bag, profile, cameras
+        self._joint_states = JointStateReader()
+        self._commands = CommandReader()
+        self._known_commands = topics.COMMAND in bag.topics and bag.known(topics.COMMAND)
         self._names: tuple[str, ...] = ()
         self._order: list[int] = []
 
@@ -86,10 +96,12 @@ class _Collector:
             stamp = peek_stamp(data) if len(data) >= 12 else _NO_STAMP
             contents.image_stamps[self._cameras[topic].name].append(stamp)
             contents.image_latency.append(log_time - stamp)
+            if self._keep:
+                contents.images[self._cameras[topic].name].append(message)
         elif topic == self._profile.joint_states_topic:
-            self._take_joints(bag.deserialize(message))
+            self._take_joints(data)
         elif topic == topics.COMMAND:
-            contents.commands.append((peek_stamp(data), bag.deserialize(message), log_time))
+            contents.commands.append((self._command(message), log_time))
         elif topic == topics.STEP_INFO:
             if peek_uint32(data) == 0:
                 contents.reset = max(contents.reset, peek_stamp(data))
@@ -100,12 +112,17 @@ class _Collector:
         else:
             contents.motion.append((bag.deserialize(message), log_time))
 
-    def _take_joints(self, message: Any) -> None:
+    def _command(self, message: Message) -> CommandView:
+        if self._known_commands:
+            return self._commands.read(message.data)
+        command = self._bag.deserialize(message)
+        return CommandView(peek_stamp(message.data), np.asarray(command.values, np.float64), int(command.source))
+
+    def _take_joints(self, data: bytes | memoryview) -> None:
         contents = self.contents
-        names = tuple(message.name)
+        stamp, names, positions = self._joint_states.read(data)
         if names != self._names or not self._order:
             self._names, self._order = names, self._joint_order(names)
-        positions = np.asarray(message.position, dtype=np.float64)
         if len(positions) != len(names):
             contents.bad["joint states with other numbers of names and positions"] += 1
             return
@@ -114,7 +131,7 @@ class _Collector:
             contents.bad["joint states that are not finite"] += 1
             return
         gripper = float(values[-1]) if self._profile.gripper else 0.0
-        contents.joint_stamps.append(stamp_of(message.header))
+        contents.joint_stamps.append(stamp)
         contents.joint_states.append((values[: len(self._profile.joints)], gripper))
 
     def _joint_order(self, names: tuple[str, ...]) -> list[int]:

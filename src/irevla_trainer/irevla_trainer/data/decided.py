@@ -48,19 +48,19 @@ def recorded(contents: BagContents, profile: RobotProfile, report: BagReport) ->
         report: Gets what is left out and why.
     """
     kept = []
-    for stamp, command, log_time in contents.commands:
+    for command, log_time in contents.commands:
         if command.source not in (_POLICY, _INTERVENTION):
-            report.dropped[_NOT_EXECUTED.get(int(command.source), "unknown source")] += 1
-        elif stamp < contents.reset:
+            report.dropped[_NOT_EXECUTED.get(command.source, "unknown source")] += 1
+        elif command.stamp < contents.reset:
             report.dropped["before the reset"] += 1
         elif len(command.values) != profile.action_dim:
             report.dropped[f"action of {len(command.values)} values"] += 1
         elif not np.isfinite(command.values).all():
             report.dropped["action not finite"] += 1
         else:
-            kept.append((stamp, np.asarray(command.values, dtype=np.float64), log_time))
-    texts = _instructions(contents, [log_time for _, _, log_time in kept], shift=0)
-    return [Decision(stamp, action, text) for (stamp, action, _), text in zip(kept, texts, strict=True)]
+            kept.append((command, log_time))
+    texts = _instructions(contents, [log_time for _, log_time in kept], shift=0)
+    return [Decision(command.stamp, command.values, text) for (command, _), text in zip(kept, texts, strict=True)]
 
 
 def derived(
@@ -78,7 +78,9 @@ def derived(
     shift = latency if abs(latency) > _OTHER_CLOCK else 0
     report.note("no /irevla/command: aligned by header stamps, instructions by bag time")
     if shift:
-        report.note(f"header stamps are of another clock (simulated time?): bag times were shifted by {shift * 1e-9:.1f} s")
+        report.note(
+            f"header stamps are of another clock (simulated time?): bag times were shifted by {shift * 1e-9:.1f} s"
+        )
     motion = _motion(contents, profile, report, shift)
     stamps = _control_periods(contents, profile, report)
     actions = _actions(contents, profile, kinematics, motion, stamps)

@@ -7,7 +7,7 @@ of the same robot without it are aligned by header stamps, and their actions der
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from irevla_policy.errors import UserError
 from irevla_policy.recording import topics
+from irevla_policy.recording.cdr import read_image
 from irevla_policy.recording.episode import EpisodeInfo, read_label
 from irevla_policy.recording.images import ImageError, decode_compressed, decode_image
 from irevla_policy.recording.interfaces import InterfaceError
@@ -189,7 +190,7 @@ class EpisodeReader:
             {name: 0 if name == first else tolerance for name in (*contents.image_stamps, "joint states")},
         )
         report.dropped.update(found.dropped)
-        images, readable = _pixels(bag, cameras, found.sensors, report)
+        images, readable = _pixels(bag, cameras, contents, found.sensors, report)
         kept = [decisions[place] for place in found.decisions[readable]]
         for what, count in contents.bad.items():
             report.note(f"{count} messages left out: {what}")
@@ -211,13 +212,18 @@ class EpisodeReader:
 
 
 def _pixels(
-    bag: BagReader, cameras: Mapping[str, Camera], sensors: Mapping[str, Indices], report: BagReport
+    bag: BagReader,
+    cameras: Mapping[str, Camera],
+    contents: BagContents,
+    sensors: Mapping[str, Indices],
+    report: BagReport,
 ) -> tuple[dict[str, npt.NDArray[np.uint8]], npt.NDArray[np.bool_]]:
     """Decode the images that belong to decisions, straight into their place.
 
     Args:
         bag: The bag.
         cameras: Topic of the bag to camera.
+        contents: Of the bag.
         sensors: Camera name to the number of its message for each decision, `[T]`.
         report: Gets what cannot be decoded.
 
@@ -231,11 +237,7 @@ def _pixels(
     for camera in cameras.values():
         for decision, number in enumerate(sensors[camera.name]):
             wanted[camera.name, int(number)].append(decision)
-    seen: Counter[str] = Counter()
-    for message in bag.messages(set(cameras)) if count else ():
-        camera = cameras[message.topic]
-        number = seen[camera.name]
-        seen[camera.name] += 1
+    for camera, number, message in _image_messages(bag, cameras, contents) if count else ():
         for decision in wanted.get((camera.name, number), ()):
             try:
                 images[camera.name][decision] = _decode(bag, message, camera)
@@ -248,9 +250,26 @@ def _pixels(
     return images, readable
 
 
+def _image_messages(
+    bag: BagReader, cameras: Mapping[str, Camera], contents: BagContents
+) -> Iterator[tuple[Camera, int, Message]]:
+    """Every image message with its camera and its number among those of the camera, in the order of the bag."""
+    if contents.images:
+        for camera in cameras.values():
+            for number, message in enumerate(contents.images[camera.name]):
+                yield camera, number, message
+        return
+    seen: Counter[str] = Counter()
+    for message in bag.messages(set(cameras)):
+        camera = cameras[message.topic]
+        yield camera, seen[camera.name], message
+        seen[camera.name] += 1
+
+
 def _decode(bag: BagReader, message: Message, camera: Camera) -> npt.NDArray[np.uint8]:
-    compressed = message.topic != camera.topic
-    return (decode_compressed if compressed else decode_image)(bag.deserialize(message), camera)
+    if message.topic != camera.topic:
+        return decode_compressed(bag.deserialize(message), camera)
+    return decode_image(read_image(message.data), camera)
 
 
 def _labelled(path: Path, infos: list[EpisodeInfo]) -> EpisodeInfo:
