@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import mujoco
+import numpy as np
 
 from irevla_policy.errors import UserError
 from irevla_policy.robot.observation import UInt8Image, Vector
@@ -28,6 +29,10 @@ from irevla_policy.sim.sawyer import ActuatedSawyer
 
 _REPEAT_SECONDS = 1.0
 _LATE_SECONDS = 0.1
+# After a reset in real time nothing is published for longer than watchdogs wait by this, s, and commands count again
+# when they are this near to the arm, rad: those before belong to where the arm was.
+_SILENCE_SECONDS = 0.1
+_NEAR = 0.15
 _CLOSE_SECONDS = 2.0
 _RENDERED_SCENES = 2
 
@@ -204,6 +209,8 @@ class RealTimeDriver:
         self._camera_rate = camera_rate
         self._due = self._on_time = 0.0
         self.failure: Exception | None = None
+        self._followed = self._succeeded = False
+        self._due = 0.0
         self._work: queue.Queue[tuple[float, Trajectory] | tuple[Reset, Future[Started]] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="physics", daemon=True)
 
@@ -240,26 +247,25 @@ class RealTimeDriver:
     def _follow_the_clock(self, world: MetaWorld) -> None:
         period = 1.0 / world.profile.guard_rate
         frame_every = max(round(world.profile.guard_rate / self._camera_rate), 1)
-        substep, success = 0, False
+        substep, self._succeeded, behind = 0, False, time.monotonic()
+        self._due = behind
         while self._serve(world):
             setpoint, gripper = self._controller.sample(time.monotonic() + period)
-            success |= world.advance(setpoint, gripper)
+            self._succeeded |= world.advance(setpoint, gripper)
             substep += 1
             if substep % world.profile.substeps == 0:
-                world.end_period(success)
-                success = False
+                world.end_period(self._succeeded)
+                self._succeeded = False
             self._publish(world, substep, frame_every)
-            self._pace(period)
-
-    def _pace(self, period: float) -> None:
-        self._due += period
-        late = time.monotonic() - self._due
-        if late < 0.0:
-            time.sleep(-late)
-        elif late > _LATE_SECONDS:
-            took = self._due + late - self._on_time
-            self._output.warn(f"the simulation cannot hold real time: it runs at {1.0 - late / took:.0%} of it")
-            self._due = self._on_time = time.monotonic()
+            self._due += period
+            late = time.monotonic() - self._due
+            if late < 0.0:
+                time.sleep(-late)
+            elif late > _LATE_SECONDS:
+                now = time.monotonic()
+                pace = 1.0 - late / max(now - behind, 1e-9)
+                self._output.warn(f"the simulation cannot hold real time: it runs at {pace:.0%} of it")
+                self._due = behind = now
 
     def _first_episode(self) -> MetaWorld | None:
         while (work := self._work.get()) is not None:
@@ -284,9 +290,16 @@ class RealTimeDriver:
                 return False
             if isinstance(work[0], Reset):
                 self._start(world, work[0], work[1])
-            else:
+            elif self._is_near(world, work[1]):
                 self._controller.follow(work[1], work[0])
         return True
+
+    def _is_near(self, world: MetaWorld, trajectory: Trajectory) -> bool:
+        """Whether a command is for the arm of this episode, not for where it was before the reset."""
+        if not self._followed:
+            apart = np.max(np.abs(trajectory.positions[0] - world.environment.joint_positions))
+            self._followed = bool(apart <= _NEAR)
+        return self._followed
 
     def _start(self, world: MetaWorld, reset: Reset, started: Future[Started]) -> bool:
         try:
@@ -298,6 +311,9 @@ class RealTimeDriver:
             started.set_exception(error)
             raise
         self._controller = TrajectoryController(world.environment.joint_positions, world.gripper)
+        self._followed = self._succeeded = False
+        time.sleep(world.profile.stale_timeout + _SILENCE_SECONDS)
+        self._due = time.monotonic()
         stamp = self._output.now()
         self._output.instruction(world.instruction)
         self._seen(world, stamp)
