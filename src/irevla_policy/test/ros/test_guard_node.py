@@ -201,6 +201,7 @@ def test_an_intervention_overrides_and_ends(robot):
 
 
 def test_limits_hold_under_a_wild_policy(robot):
+    robot.wait_for_state(HOLDING)  # the policy of the test before is gone
     with policy(robot, "wild"):
         robot.wait_for_state(RUNNING, seconds=10.0)
         robot.path.clear()

@@ -25,7 +25,7 @@ class Example:
     rate: float = setting(20.0, "Rate", unit="Hz", above=0.0, at_most=100.0, read_only=False)
     device: str = setting("cpu", "Device", choices=("cpu", "cuda"))
     topics: tuple[str, ...] = setting((), "Topics")
-    folder: Path | None = setting(None, "Folder")  # noqa: RUF009
+    folder: Path | None = setting(None, "Folder")
     inner: Inner = field(default_factory=Inner)
 
 
