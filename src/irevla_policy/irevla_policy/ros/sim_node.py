@@ -28,7 +28,8 @@ from irevla_policy.ros import qos
 from irevla_policy.ros.lifecycle import spin
 from irevla_policy.ros.messages import floats, image_message, joint_state_message, nanoseconds, time_message
 from irevla_policy.ros.parameters import NodeSettings, declare
-from irevla_policy.ros.sim_drivers import LockStepDriver, RealTimeDriver, Reset, Started
+from irevla_policy.ros.sim_drivers import LockStepDriver, Reset, Started
+from irevla_policy.ros.sim_real_time import RealTimeDriver
 from irevla_policy.settings import SettingsError, setting
 from irevla_policy.sim.controller import CommandError, Trajectory
 from irevla_policy.sim.metaworld import MetaWorld
