@@ -69,7 +69,8 @@ def test_the_launch_file_has_the_arguments_of_up(name: str) -> None:
 def test_up_ends_its_nodes_when_it_is_ended(tmp_path: Path, number: signal.Signals, code: int) -> None:
     script = textwrap.dedent(
         """
-        import sys
+        import signal, sys
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
         from irevla_policy.graph.description import Graph, GraphDescription, NodeSpec
         from irevla_policy.graph.registry import GRAPHS
         from irevla_trainer import cli

@@ -50,6 +50,8 @@ def _run(name: str, words: list[str]) -> int:
         prog=f"irevla {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     module.add_arguments(parser)
+    # Started in the background of a script, a process inherits that SIGINT is ignored; asked to stop, it must listen.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Ended by SIGTERM or with its terminal, a command still runs its `finally` blocks, which end what it started.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _exit_on_signal)
