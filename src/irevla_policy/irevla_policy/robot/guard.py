@@ -166,6 +166,8 @@ class GuardCore:
         for watchdog in (*self._cameras.values(), self._joint_states, self._heartbeat):
             watchdog.forget()
         self._measured: Vector | None = None
+        self._measured_at = -math.inf
+        self._at_rest_since = -math.inf
         self._measured_gripper = 0.0
         self._observation_stamp = 0
         self._joint_states_error = ""
@@ -208,7 +210,7 @@ class GuardCore:
     def on_joint_states(self, positions: Vector, gripper: float, now: float, stamp: int, age: float = 0.0) -> None:
         """Valid joint states arrived: positions in the profile's order, rad, `[n]`, gripper in m."""
         self._joint_states.seen(now, stamp, age)
-        self._measured, self._measured_gripper = positions, gripper
+        self._measured, self._measured_gripper, self._measured_at = positions, gripper, now
         if self._lock_step:
             self._observation_stamp = stamp
         self._joint_states_error = ""
@@ -473,6 +475,8 @@ class GuardCore:
             return False
         moved = self._holding and self._limiter.at_rest and apart > self._times.rearm_tolerance
         if self._rearm or displaced or moved:
+            if self._measured_at <= self._at_rest_since:
+                return False  # measured on the way to rest: the arm is not there any more
             self._start_at_measured()
         self._holding = False
         return True
@@ -505,6 +509,8 @@ class GuardCore:
         )
 
     def _hold(self, now: float, ticks: int) -> Decision:
+        if not self._limiter.at_rest:
+            self._at_rest_since = now
         setpoints, _ = self._limiter.plan(None, ticks)
         reasons = self._common_reasons(now) + self._policy_reasons(now)
         if not reasons and self._rearm:

@@ -296,10 +296,11 @@ def test_an_arm_that_was_put_elsewhere_is_not_chased():
     robot.run(0.1)
     start = len(robot.sent)
     robot.measured = HOME - 0.4
-    robot.parts.remove("joints")  # the joint states of the new place come once
-    robot.core.on_joint_states(HOME - 0.4, 0.1, robot.now, round(robot.now * 1e9))
+    robot.parts.remove("joints")  # they come from the new place, and not from where the setpoints are
     robot.target = HOME - 0.4
-    robot.run(0.1)
+    for _ in range(2):  # while it brakes, and when it is at rest
+        robot.core.on_joint_states(HOME - 0.4, 0.1, robot.now, round(robot.now * 1e9))
+        robot.run(0.06)
     sources = [decision.source for decision in robot.sent[start:]]
     assert sources[0] is Source.HOLD
     assert sources[-1] is Source.POLICY
@@ -401,6 +402,20 @@ def test_limits_hold_whatever_happens(seed):
         assert (path[:, index] <= joint.position[1]).all()
         assert (np.abs(velocity[:, index]) <= joint.velocity + 1e-9).all()
         assert (np.abs(acceleration[:, index]) <= joint.acceleration + 1e-7).all()
+
+
+def test_a_hold_never_ends_at_a_state_that_was_measured_on_the_way_to_rest():
+    robot = Robot()
+    robot.target = HOME + np.linspace(0.0, 0.5, 7)
+    robot.run(0.05)
+    robot.parts.remove("joints")
+    robot.run(0.05)
+    robot.core.estop()
+    robot.run(0.04)
+    robot.core.clear_estop()
+    robot.run(0.02)
+    path = np.array([decision.setpoints[0].position for decision in robot.sent])
+    assert np.abs(np.diff(path, axis=0)).max() <= max(joint.velocity for joint in PROFILE.joints) * DT + 1e-9
 
 
 # Lock-step.
