@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-# Seconds after the first signal. The sum, with the time to notice, stays below the 3 s that Ctrl-C may take.
-TERMINATE_AFTER = 2.0
-KILL_AFTER = 2.7
+# Seconds after the first signal. Ctrl-C may take 3 s, of which a busy machine needs some to bury the dead.
+TERMINATE_AFTER = 1.8
+KILL_AFTER = 2.5
 
 _POLL = 0.02
 
@@ -28,7 +28,7 @@ def kill_group(process: int) -> None:
 
 
 def end(leaders: Iterable[int], alive: Callable[[int], bool]) -> list[int]:
-    """End processes and what they started: SIGINT at once, SIGTERM after 2 s, SIGKILL after 2.7 s.
+    """End processes and what they started: SIGINT at once, SIGTERM after 1.8 s, SIGKILL after 2.5 s.
 
     SIGINT and SIGTERM go to the leaders alone, which know how to close what they opened; what is left of a group is
     killed as soon as its leader is gone.

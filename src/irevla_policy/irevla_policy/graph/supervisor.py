@@ -119,7 +119,7 @@ class Supervisor:
             time.sleep(_POLL)
 
     def stop(self) -> dict[str, int]:
-        """End all nodes within 3 s: SIGINT at once, SIGTERM after 2 s, SIGKILL after 2.7 s.
+        """End all nodes within 3 s: SIGINT at once, SIGTERM after 1.8 s, SIGKILL after 2.5 s.
 
         A second Ctrl-C meanwhile kills them at once.
 
@@ -127,8 +127,10 @@ class Supervisor:
             Exit code of every node, as in `ended`.
         """
         by_pid = {process.popen.pid: process.popen for process in self._processes}
+        names = {process.popen.pid: process.node.name for process in self._processes}
         try:
-            ending.end(by_pid, lambda pid: by_pid[pid].poll() is None)
+            for pid in ending.end(by_pid, lambda pid: by_pid[pid].poll() is None):
+                self._show(f"[{names[pid]}] did not end in time and was killed\n")
         except BaseException:
             for pid in by_pid:
                 ending.kill_group(pid)

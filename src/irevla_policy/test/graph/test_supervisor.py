@@ -83,7 +83,8 @@ def test_nodes_that_listen_end_at_once(tmp_path: Path) -> None:
 
 def test_nodes_that_do_not_listen_are_told_and_killed(tmp_path: Path) -> None:
     names = ("polite", "deaf", "stubborn", "stopped", "parent")
-    with supervise(tmp_path, *[node(name) for name in names]) as running:
+    output = io.StringIO()
+    with supervise(tmp_path, *[node(name) for name in names], output=output) as running:
         wait_until_ready(tmp_path, *names)
         found = pids(tmp_path)
         assert len(found) == len(names) + 1
@@ -91,6 +92,8 @@ def test_nodes_that_do_not_listen_are_told_and_killed(tmp_path: Path) -> None:
         codes = running.stop()
     wait_until_gone(found, start)
     assert codes == {"polite": 0, "deaf": 0, "stubborn": -signal.SIGKILL, "stopped": 0, "parent": 0}
+    assert output.getvalue().count("was killed") == 1
+    assert "[stubborn] did not end in time and was killed\n" in output.getvalue()
 
 
 def test_leaving_the_context_by_an_error_ends_the_nodes(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
             codes = running.stop()
     failed = {name: code for name, code in codes.items() if code != 0}
     for name, code in failed.items():
-        print(f"irevla up: {name} did not end by itself (exit code {code})", file=sys.stderr)
+        print(f"irevla up: {name} ended with exit code {code}", file=sys.stderr)
     return 1 if failed else 0
 
 
