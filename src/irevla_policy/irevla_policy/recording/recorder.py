@@ -122,10 +122,9 @@ class Recorder:
         """What became of the messages of the running, or else the last episode."""
         return self._writing.tally if self._writing is not None else self._last
 
-    @property
-    def complete(self) -> bool:
-        """Whether the whole newest observation of the running episode has arrived."""
-        return self._running is None or self._running.complete
+    def settled(self, since: int) -> bool:
+        """Whether everything of the running episode that was published before a moment (ns) has arrived."""
+        return self._running is None or self._running.settled(since)
 
     def take(self, source: Source, data: bytes, log_time: int, publish_time: int | None = None) -> None:
         """A message arrived.
@@ -136,6 +135,7 @@ class Recorder:
             log_time: When it arrived, ns.
             publish_time: When it was published, ns.
         """
+        received = log_time
         if source.kind == "latched":
             self._latched[source.name] = data
             # An instruction is in force from when it was given. Its arrival says less: under load a recorder receives
@@ -147,6 +147,7 @@ class Recorder:
         running, writing = self._running, self._writing
         if running is None or writing is None:
             return
+        running.on_arrival(source.name, received)
         if source.name == topics.COMMAND:
             running.on_command(interfaces.deserialize(data, source.type))
         elif source.name == topics.STEP_INFO:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +11,10 @@ from irevla_policy.recording.episode import EpisodeInfo
 from irevla_policy.recording.interfaces import stamp_of
 
 _SOURCE_POLICY, _SOURCE_INTERVENTION = 0, 1
+# A world in lock-step answers within a few ms; what has been quiet for longer than this stands still.
+_QUIET_SECONDS = 0.04
+# Time alone says little on a busy machine: so often nothing must have been waiting either.
+_QUIET_CALLS = 3
 
 
 @dataclass
@@ -26,9 +31,19 @@ class RunningEpisode:
     instruction: str = ""
     _answered: set[int] = field(default_factory=set)
     _seen: dict[str, int] = field(default_factory=dict)
+    _arrived: dict[str, int] = field(default_factory=dict)
+    _arrivals: int = 0
+    _arrivals_before: int = -1
+    _quiet_since: float = 0.0
+    _quiet_calls: int = 0
     _sources: set[int] = field(default_factory=set)
     _last_stamp: int = -1
     _ended: str = ""
+
+    def on_arrival(self, topic: str, received: int) -> None:
+        """A message of any topic arrived; the system clock said `received` (ns)."""
+        self._arrived[topic] = received
+        self._arrivals += 1
 
     def on_observation(self, topic: str, stamp: int) -> None:
         """A camera image or joint states with this stamp (ns) arrived."""
@@ -75,8 +90,27 @@ class RunningEpisode:
 
     @property
     def complete(self) -> bool:
-        """Whether the whole newest observation has arrived; true without a simulator that names it."""
-        return self._last_stamp < 0 or all(self._seen.get(topic, -1) >= self._last_stamp for topic in self.awaited)
+        """Whether the simulator's last word and the whole observation of it have arrived; true without a simulator."""
+        if self._last_stamp < 0:
+            return True
+        return bool(self._ended) and all(self._seen.get(topic, -1) >= self._last_stamp for topic in self.awaited)
+
+    def settled(self, since: int) -> bool:
+        """Whether everything that was published before a moment (ns, system clock) has arrived.
+
+        It has when every sensor has delivered something newer, or when the episode's last observation is whole and
+        nothing comes any more: a world in lock-step that stands still. To be called again and again, each time after
+        the messages that were waiting have been handed over.
+        """
+        now = time.monotonic()
+        if self._arrivals != self._arrivals_before:
+            self._arrivals_before, self._quiet_since, self._quiet_calls = self._arrivals, now, 0
+        else:
+            self._quiet_calls += 1
+        if self.awaited and all(self._arrived.get(topic, 0) >= since for topic in self.awaited):
+            return True
+        quiet = self._quiet_calls >= _QUIET_CALLS and now - self._quiet_since >= _QUIET_SECONDS
+        return self.complete and quiet
 
     def described(self, stamp: int, state: str) -> EpisodeInfo:
         """The description now.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
@@ -32,8 +33,8 @@ from irevla_policy.ros.messages import time_message
 from irevla_policy.ros.parameters import NodeSettings, declare
 from irevla_policy.settings import from_dict, to_dict
 
-# How long the end of an episode waits for the rest of the newest observation.
-_LAST_OBSERVATION_SECONDS = 1.0
+# How long the end of an episode waits for messages that are still on their way.
+_LAST_MESSAGES_SECONDS = 1.0
 _WAKE_SECONDS = 0.01
 
 
@@ -60,9 +61,11 @@ class RecorderNode(Node):
         )
         for source in self._recorder.sources:
             self._subscribe(source)
-        self.create_service(StartEpisode, "/irevla/start_episode", self._start)
-        self.create_service(StopEpisode, "/irevla/stop_episode", self._stop)
-        self.create_service(LabelEpisode, "/irevla/label_episode", self._label)
+        # A group of their own: while a service waits for the last messages, these must be able to arrive.
+        group = MutuallyExclusiveCallbackGroup()
+        self.create_service(StartEpisode, "/irevla/start_episode", self._start, callback_group=group)
+        self.create_service(StopEpisode, "/irevla/stop_episode", self._stop, callback_group=group)
+        self.create_service(LabelEpisode, "/irevla/label_episode", self._label, callback_group=group)
         self.create_timer(1.0, self._watch)
         # Wakes the executor, so that a service that waits for the end of an episode is looked after.
         self._wake = self.create_timer(_WAKE_SECONDS, lambda: None)
@@ -118,8 +121,8 @@ class RecorderNode(Node):
     async def _stop(self, request: StopEpisode.Request, response: StopEpisode.Response) -> StopEpisode.Response:
         response.episode_id = self._recorder.running
         self._wake.reset()
-        deadline = time.monotonic() + _LAST_OBSERVATION_SECONDS
-        while not (self._recorder.complete or request.discard) and time.monotonic() < deadline:
+        now, deadline = time.time_ns(), time.monotonic() + _LAST_MESSAGES_SECONDS
+        while not (self._recorder.settled(now) or request.discard) and time.monotonic() < deadline:
             await _Pause()
         ended: list[Finished] = []
         worker = threading.Thread(target=self._end, args=(request, response, ended), name="finish")

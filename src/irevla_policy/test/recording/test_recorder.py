@@ -155,16 +155,38 @@ def test_an_instruction_counts_from_when_it_was_given(tmp_path: Path) -> None:
         assert [message.log_time for message in reader.messages([topics.INSTRUCTION])] == [START + 1_000_000]
 
 
-def test_complete_waits_for_the_rest_of_the_observation(tmp_path: Path) -> None:
+def test_settled_waits_for_the_rest_of_the_observation(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    now = START + 10**9
+    assert rig.recorder.settled(now)
+    rig.recorder.start(EpisodeInfo("a"))
+    rig.take(topics.STEP_INFO, step_info(START, 9, True, "reach"))
+    rig.take("/joint_states", joint_state(START))
+
+    def settles() -> bool:
+        end = time.monotonic() + 0.3
+        while time.monotonic() < end:
+            if rig.recorder.settled(now):
+                return True
+            time.sleep(0.005)
+        return False
+
+    assert not settles()
+    rig.take("/camera/image_raw", image(START, size=96))
+    # Something may follow at once; when nothing does, the world stands still.
+    assert not rig.recorder.settled(now)
+    assert settles()
+    rig.recorder.close()
+
+
+def test_settled_when_every_sensor_has_gone_on(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.recorder.start(EpisodeInfo("a"))
-    assert rig.recorder.complete
-    rig.take(topics.STEP_INFO, step_info(START, 0, False, "reach"))
-    assert not rig.recorder.complete
-    rig.take("/joint_states", joint_state(START))
-    assert not rig.recorder.complete
-    rig.take("/camera/image_raw", image(START, size=96))
-    assert rig.recorder.complete
+    for number in range(2):
+        rig.take("/joint_states", joint_state(START + number), START + number)
+        assert not rig.recorder.settled(START + 1)
+    rig.take("/camera/image_raw", image(START + 1, size=96), START + 1)
+    assert rig.recorder.settled(START + 1)
     rig.recorder.close()
 
 

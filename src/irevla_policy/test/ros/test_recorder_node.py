@@ -1,0 +1,226 @@
+"""`irevla_recorder` in its own process: what was published lies in the bag, whatever happens to the node."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+
+sys.path.insert(0, str(Path(__file__).parent))
+from sim_client import process
+
+from irevla_msgs.msg import Command, EpisodeInfo, StepInfo
+from irevla_msgs.srv import LabelEpisode, StartEpisode, StopEpisode
+from irevla_policy.graph.environment import default_environment
+from irevla_policy.recording import topics
+from irevla_policy.recording.episode import EpisodeInfo as Described
+from irevla_policy.recording.episode import read_label
+from irevla_policy.recording.interfaces import stamp_of
+from irevla_policy.recording.recovery import unfinished
+from irevla_policy.recording.storage import open_reader
+from irevla_policy.robot.profile import load_profile
+from irevla_policy.ros import qos
+from irevla_policy.ros.messages import image_message, joint_state_message, time_message
+
+PROFILE = load_profile("sawyer")
+START = 1_700_000_000_000_000_000
+PERIOD = 50_000_000
+PATIENCE = 15.0
+
+
+class Robot:
+    """Publishes what a robot in lock-step publishes, and calls the recorder."""
+
+    def __init__(self) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node("robot", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        sensor = qos.sensor(lock_step=True, depth=100)
+        self.image = self.node.create_publisher(Image, "/camera/image_raw", sensor)
+        self.joints = self.node.create_publisher(JointState, "/joint_states", sensor)
+        self.step = self.node.create_publisher(StepInfo, topics.STEP_INFO, sensor)
+        self.command = self.node.create_publisher(Command, topics.COMMAND, qos.recorded())
+        self.instruction = self.node.create_publisher(String, topics.INSTRUCTION, qos.latched())
+        self.instruction.publish(String(data="reach the goal"))
+        self.announced: list[EpisodeInfo] = []
+        self.node.create_subscription(EpisodeInfo, topics.EPISODE_INFO, self.announced.append, qos.latched())
+
+    def call(self, kind: Any, name: str, **fields: Any) -> Any:
+        client = self.node.create_client(kind, name)
+        deadline = time.monotonic() + PATIENCE
+        assert client.wait_for_service(PATIENCE), name
+        future = client.call_async(kind.Request(**fields))
+        while not future.done():
+            self.executor.spin_once(0.05)
+            assert time.monotonic() < deadline, f"{name} did not answer"
+        return future.result()
+
+    def start(self, **fields: Any) -> Any:
+        publishers = (self.image, self.joints, self.step, self.command, self.instruction)
+        deadline = time.monotonic() + PATIENCE
+        while any(publisher.get_subscription_count() == 0 for publisher in publishers):
+            assert time.monotonic() < deadline, "the recorder subscribes to nothing"
+            time.sleep(0.02)
+        # A publisher knows its reader before the reader knows it; what it sends in between is lost.
+        time.sleep(1.0)
+        return self.call(StartEpisode, "/irevla/start_episode", **fields)
+
+    def observe(self, number: int, *, terminated: bool = False, camera: bool = True) -> None:
+        stamp = START + number * PERIOD
+        pixels = np.full((96, 96, 3), number % 256, np.uint8)
+        if camera:
+            self.image.publish(image_message(pixels, stamp, "camera"))
+        self.joints.publish(joint_state_message(PROFILE, stamp, np.zeros(7), 0.0))
+        info = StepInfo(step=number, terminated=terminated, success=terminated, seed=5, task="reach")
+        info.header.stamp = time_message(stamp)
+        self.step.publish(info)
+        if not terminated:
+            command = Command(values=[0.0] * 4, source=Command.SOURCE_INTERVENTION)
+            command.header.stamp = time_message(stamp)
+            self.command.publish(command)
+
+    def close(self) -> None:
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self.context)
+
+
+@pytest.fixture
+def robot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Robot]:
+    # Images go through shared memory that can hold them, as in every graph.
+    for name, value in default_environment().items():
+        if name not in os.environ:
+            monkeypatch.setenv(name, value)
+    robot = Robot()
+    yield robot
+    robot.close()
+
+
+def last_info(bag: Path) -> Described:
+    with closing(open_reader(bag)) as reader:
+        return [Described.from_message(reader.deserialize(m)) for m in reader.messages([topics.EPISODE_INFO])][-1]
+
+
+def test_an_episode_is_recorded_and_labelled(robot: Robot, tmp_path: Path) -> None:
+    with process("recorder_node", tmp_path, lock_step=True, folder=tmp_path / "bags", keep_free_gb=0.0):
+        started = robot.start(world="metaworld", source=EpisodeInfo.SOURCE_EXPERT, episode_id="first")
+        assert started.accepted, started.message
+        refused = robot.call(StartEpisode, "/irevla/start_episode")
+        assert not refused.accepted and "still being recorded" in refused.message
+        for number in range(40):
+            robot.observe(number, terminated=number == 39)
+        stopped = robot.call(StopEpisode, "/irevla/stop_episode")
+        assert stopped.accepted, stopped.message
+        assert (stopped.steps, stopped.dropped, stopped.path) == (39, 0, started.path)
+        labelled = robot.call(LabelEpisode, "/irevla/label_episode", success=EpisodeInfo.SUCCESS_NO)
+        assert labelled.accepted and labelled.episode_id == "first"
+        assert not robot.call(StopEpisode, "/irevla/stop_episode").accepted
+    bag = Path(started.path)
+    info = last_info(bag)
+    assert (info.state, info.success, info.labelled_by) == ("finished", "yes", "simulator")
+    assert (info.task, info.seed, info.source, info.instruction) == ("reach", 5, "expert", "reach the goal")
+    label = read_label(bag)
+    assert label is not None and label.success == "no"
+    with closing(open_reader(bag)) as reader:
+        counts = {name: topic.count for name, topic in reader.topics.items()}
+        assert (counts["/camera/image_raw"], counts[topics.STEP_INFO], counts[topics.COMMAND]) == (40, 40, 39)
+        assert reader.message_count == stopped.messages
+        frames = [reader.deserialize(message) for message in reader.messages(["/camera/image_raw"])]
+    assert [stamp_of(frame.header) for frame in frames] == [START + n * PERIOD for n in range(40)]
+    assert [int(frame.data[0]) for frame in frames] == list(range(40))
+    assert robot.announced[-1].success == EpisodeInfo.SUCCESS_NO
+
+
+def test_stopping_waits_for_the_rest_of_the_last_observation(robot: Robot, tmp_path: Path) -> None:
+    with process("recorder_node", tmp_path, lock_step=True, folder=tmp_path / "bags", keep_free_gb=0.0):
+        started = robot.start()
+        robot.observe(0)
+        robot.observe(1, terminated=True, camera=False)
+        client = robot.node.create_client(StopEpisode, "/irevla/stop_episode")
+        assert client.wait_for_service(PATIENCE)
+        future = client.call_async(StopEpisode.Request())
+        late = time.monotonic() + 0.4
+        while time.monotonic() < late:
+            robot.executor.spin_once(0.05)
+        assert not future.done()
+        robot.image.publish(image_message(np.zeros((96, 96, 3), np.uint8), START + PERIOD, "camera"))
+        deadline = time.monotonic() + PATIENCE
+        while not future.done() and time.monotonic() < deadline:
+            robot.executor.spin_once(0.05)
+    with closing(open_reader(started.path)) as reader:
+        assert reader.topics["/camera/image_raw"].count == 2
+
+
+def test_what_cannot_be_recorded_is_refused(robot: Robot, tmp_path: Path) -> None:
+    with process("recorder_node", tmp_path, folder=tmp_path / "bags", quota_gb=0.000001):
+        refused = robot.call(StartEpisode, "/irevla/start_episode")
+        assert not refused.accepted and "quota" in refused.message
+        odd = robot.call(StartEpisode, "/irevla/start_episode", source=9)
+        assert not odd.accepted and "source must be below 4, found 9" in odd.message
+        nothing = robot.call(LabelEpisode, "/irevla/label_episode", success=1)
+        assert not nothing.accepted and "no episode to label" in nothing.message
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_bag_as_aborted(robot: Robot, tmp_path: Path, number: signal.Signals) -> None:
+    with process("recorder_node", tmp_path, folder=tmp_path / "bags", lock_step=True, keep_free_gb=0.0) as running:
+        started = robot.start()
+        for step in range(10):
+            robot.observe(step)
+        time.sleep(0.3)
+        running.send_signal(number)
+        assert running.wait(3.0) == 0
+    assert last_info(Path(started.path)).state == "aborted"
+    assert not unfinished(tmp_path)
+    assert "Traceback" not in (tmp_path / "recorder_node.log").read_text()
+
+
+def test_the_next_recorder_recovers_what_a_killed_one_left(robot: Robot, tmp_path: Path) -> None:
+    with process("recorder_node", tmp_path, folder=tmp_path / "bags", lock_step=True, keep_free_gb=0.0) as running:
+        started = robot.start(episode_id="victim")
+        for step in range(30):
+            robot.observe(step)
+            time.sleep(0.01)
+        time.sleep(1.0)
+        running.kill()
+        running.wait()
+    assert [path.name for path in unfinished(tmp_path)] == ["victim"]
+    with process("recorder_node", tmp_path, folder=tmp_path / "bags", keep_free_gb=0.0):
+        deadline = time.monotonic() + PATIENCE
+        while unfinished(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    info = last_info(Path(started.path))
+    assert (info.state, info.steps) == ("aborted", 30)
+    with closing(open_reader(started.path)) as reader:
+        assert reader.topics["/camera/image_raw"].count == 30
+
+
+def test_a_folder_that_is_taken_ends_the_node_with_one_line(tmp_path: Path, robot: Robot) -> None:
+    with process("recorder_node", tmp_path, folder=tmp_path / "bags"):
+        robot.call(LabelEpisode, "/irevla/label_episode")
+        words = [
+            sys.executable,
+            "-m",
+            "irevla_policy.ros.recorder_node",
+            "--ros-args",
+            "-p",
+            f"folder:={tmp_path}/bags",
+        ]
+        second = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+    assert second.returncode == 2
+    assert "another recorder" in second.stderr and "Traceback" not in second.stderr
