@@ -48,7 +48,9 @@ class Constraint:
         if self.choices is not None:
             return "one of " + ", ".join(repr(choice) for choice in self.choices)
         unit = f" {self.unit}" if self.unit else ""
-        low = f"({self.above:g}" if self.above is not None else f"[{self.at_least:g}" if self.at_least is not None else ""
+        low = (
+            f"({self.above:g}" if self.above is not None else f"[{self.at_least:g}" if self.at_least is not None else ""
+        )
         if low and self.at_most is not None:
             return f"in {low}, {self.at_most:g}]{unit}"
         if self.above is not None:
@@ -172,7 +174,9 @@ def _convert(value: Any, kind: Any, rule: Constraint, where: str) -> Any:
         if origin is tuple and inner and inner[-1] is not Ellipsis:
             if len(value) != len(inner):
                 raise SettingsError(f"{where}: expected {len(inner)} values, found {len(value)}")
-            return tuple(_convert(v, k, rule, f"{where}[{i}]") for i, (v, k) in enumerate(zip(value, inner, strict=True)))
+            return tuple(
+                _convert(v, k, rule, f"{where}[{i}]") for i, (v, k) in enumerate(zip(value, inner, strict=True))
+            )
         return origin(_convert(item, inner[0], rule, f"{where}[{index}]") for index, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict):

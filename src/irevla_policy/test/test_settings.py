@@ -41,7 +41,10 @@ def test_plain_values_survive_a_round_trip() -> None:
     ("values", "expected"),
     [
         ({}, "missing key 'name' (Name)"),
-        ({"name": "a", "spped": 1}, "unknown key 'spped'; known keys: box, inner, maybe, mode, name, parts, steps, weights"),
+        (
+            {"name": "a", "spped": 1},
+            "unknown key 'spped'; known keys: box, inner, maybe, mode, name, parts, steps, weights",
+        ),
         ({"name": 3}, "name: expected a text, found 3"),
         ({"name": "a", "steps": 0}, "steps: must be at least 1, found 0 (Steps)"),
         ({"name": "a", "steps": 1.5}, "steps: expected a whole number, found 1.5"),

@@ -13,6 +13,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 _COLOURS = ("#3b6fb5", "#d1772c", "#3f9463", "#a8477c", "#7a6bb0", "#8a7a3c")
 _GREY = "#7d8590"
@@ -88,7 +90,6 @@ class Report:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Show a table; numbers stand right-aligned."""
-
         numeric = [all(str(row[place])[:1].isdigit() for row in rows) for place in range(len(columns))]
 
         def line(tag: str, values: Sequence[object]) -> str:
@@ -174,7 +175,7 @@ class Report:
             f"<body><h1>{html.escape(self.title)}</h1>{lead}{''.join(self._parts)}</body></html>\n"
         )
 
-    def _figure(self, figure: plt.Figure, axes: plt.Axes, x: str, y: str, legend: bool, caption: str) -> None:
+    def _figure(self, figure: Figure, axes: Axes, x: str, y: str, legend: bool, caption: str) -> None:
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.grid(axis="y", color="#e3e6ea", linewidth=0.8)

@@ -151,7 +151,8 @@ class RobotProfile:
         ratio = self.guard_rate / self.control_rate
         if abs(ratio - round(ratio)) > 1e-9:
             raise SettingsError(
-                f"guard_rate: must be a whole multiple of control_rate {self.control_rate:g} Hz, found {self.guard_rate:g}"
+                f"guard_rate: must be a whole multiple of control_rate {self.control_rate:g} Hz, "
+                f"found {self.guard_rate:g}"
             )
 
     @property

@@ -60,7 +60,11 @@ def _set(document: dict, path: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
-        ("joints.1.position", [-218.0, -29.0], "joints[1]: position[0]: must be in [-12.5664, 12.5664] rad, found -218.0"),
+        (
+            "joints.1.position",
+            [-218.0, -29.0],
+            "joints[1]: position[0]: must be in [-12.5664, 12.5664] rad, found -218.0",
+        ),
         ("joints.0.position", [1.0, -1.0], "position: the lowest must be below the highest, found [1.0, -1.0]"),
         ("joints.0.velocity", 200.0, "velocity: must be in (0, 50] rad/s, found 200.0"),
         ("workspace.high", [500.0, 1000.0, 600.0], "workspace: high[0]: must be in [-10, 10] m, found 500.0"),

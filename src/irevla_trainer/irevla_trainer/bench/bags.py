@@ -93,7 +93,9 @@ def _compare(folder: Path, seconds: float) -> tuple[float, float, int]:
             prepare(decisions.batch(np.arange(start, min(start + BATCH, len(decisions)))), processor)
         return len(decisions)
 
-    raw, ours, count = [], [], 0
+    raw: list[float] = []
+    ours: list[float] = []
+    count = 0
     end = time.monotonic() + seconds
     while not raw or time.monotonic() < end:
         raw.append(_timed(bare)[0])
