@@ -12,10 +12,10 @@ from irevla_policy.settings import setting
 class SftSettings:
     """Settings of supervised fine-tuning."""
 
-    epochs: float = setting(60.0, "Passes over the data; ignored when steps is set", above=0.0)
+    epochs: float = setting(30.0, "Passes over the data; ignored when steps is set", above=0.0)
     steps: int = setting(0, "Updates; 0 takes them from epochs", at_least=0)
-    batch_size: int = setting(64, "Decisions per update", at_least=1)
-    learning_rate: float = setting(1e-3, "Peak learning rate of the heads", above=0.0, at_most=1.0)
+    batch_size: int = setting(32, "Decisions per update", at_least=1)
+    learning_rate: float = setting(5e-4, "Peak learning rate of the heads", above=0.0, at_most=1.0)
     backbone_learning_rate: float | None = setting(
         None, "Peak learning rate of the backbone; the heads' when left out", above=0.0, at_most=1.0
     )
