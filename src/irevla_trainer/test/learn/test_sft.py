@@ -39,11 +39,11 @@ def stop_at(step):
 
 def test_learns_a_handful_of_decisions(decisions, new_policy, tmp_path):
     policy = new_policy()
-    settings = SftSettings(steps=150, batch_size=24, shift=0, learning_rate=1e-3, warmup_steps=15)
+    settings = SftSettings(steps=90, batch_size=12, shift=0, learning_rate=1e-3, warmup_steps=10)
     before = evaluate_loss(policy, decisions)
     result = train(policy, decisions, None, settings, tmp_path)
-    assert result.steps == 150
-    assert evaluate_loss(policy, decisions) < 0.05 * before
+    assert result.steps == 90
+    assert evaluate_loss(policy, decisions) < 0.1 * before
 
 
 def test_same_seed_same_weights(decisions, new_policy, tmp_path):
