@@ -29,8 +29,9 @@ def test_bags_of_the_whole_graph(tmp_path: Path) -> None:
     assert [(episode["seed"], episode["new"]) for episode in document["episodes"]] == [(0, True), (1, True)]
     data = load_dataset([folder], load_profile("sawyer"), Wanted(success_only=False))
     for episode, report, listed in zip(data.episodes, data.reports, document["episodes"], strict=True):
-        # On a slow machine an observation is sent again, and its decision answered again.
-        assert not report.problem and set(report.dropped) <= {"repeated stamp"}
+        # The graph's first episode may still run when the first recording starts, and on a slow machine an observation
+        # is sent again and its decision answered again.
+        assert not report.problem and set(report.dropped) <= {"repeated stamp", "before the reset"}
         # Every decision that the simulator counted lies in the bag with image, state, action and instruction.
         assert len(episode) == episode.info.steps == listed["steps"]
         assert (episode.info.source, episode.info.seed) == ("expert", listed["seed"])
@@ -44,17 +45,19 @@ def test_bags_of_the_whole_graph(tmp_path: Path) -> None:
 def test_goes_on_after_an_interruption(tmp_path: Path) -> None:
     folder = tmp_path / "bags"
     words = [sys.executable, "-m", "irevla_trainer.cli", *collect(folder, 4)]
-    running = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 90
     while not (folder / "drawer-open_000000").is_dir() and time.monotonic() < deadline and running.poll() is None:
         time.sleep(0.02)
     running.send_signal(signal.SIGINT)
-    assert running.wait(15) in (130, 0)
+    _, said = running.communicate(timeout=15)
+    assert running.returncode in (130, 0), said
     assert not unfinished(folder)
     assert cli.main(collect(folder, 4)) == 0
     data = load_dataset([folder], load_profile("sawyer"), Wanted(success_only=False))
     finished = [episode for episode in data.episodes if episode.info.state == "finished"]
-    assert [episode.info.seed for episode in finished] == [0, 1, 2, 3]
+    assert {episode.info.seed for episode in finished} == {0, 1, 2, 3}
+    assert all((folder / f"drawer-open_{seed:06d}").is_dir() for seed in range(4))
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,20 @@ def offers_as_text(offers: Sequence[Offer]) -> str:
     return _dump(offers_as_plain(offers)).strip()
 
 
+def offers_from_text(text: str) -> tuple[Offer, ...]:
+    """The inverse of `offers_as_text`; the usual offer where the text is none of version 9."""
+    try:
+        values = yaml.safe_load(text) or []
+        return tuple(
+            Offer(
+                int(value["depth"]) or 10, value["reliability"] == "reliable", value["durability"] == "transient_local"
+            )
+            for value in values
+        ) or (Offer(),)
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        return (Offer(),)
+
+
 def information(
     file: str,
     topics: Sequence[Topic],

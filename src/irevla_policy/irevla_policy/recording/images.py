@@ -39,18 +39,37 @@ class ImageError(UserError, ValueError):
 class ImageFields(Protocol):
     """What is read of a sensor_msgs/Image, whichever library made it."""
 
-    height: int
-    width: int
-    encoding: str
-    step: int
-    data: Any
+    @property
+    def height(self) -> int:
+        """Rows."""
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+
+    @property
+    def encoding(self) -> str:
+        """Name of the layout of a pixel."""
+
+    @property
+    def step(self) -> int:
+        """Bytes of a row."""
+
+    @property
+    def data(self) -> Any:
+        """The bytes."""
 
 
 class CompressedImageFields(Protocol):
     """What is read of a sensor_msgs/CompressedImage."""
 
-    format: str
-    data: Any
+    @property
+    def format(self) -> str:
+        """Name of the format."""
+
+    @property
+    def data(self) -> Any:
+        """The bytes."""
 
 
 def backend() -> str:

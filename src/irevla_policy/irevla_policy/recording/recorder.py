@@ -74,6 +74,10 @@ class Recorder:
         announce: Called with every new description of an episode.
         log: Where to say what happens.
 
+    Attributes:
+        sources: What is recorded.
+        awaited: Topics of cameras and joint states, of which every observation has one message.
+
     Raises:
         BagError: Another recorder writes into the folder.
         OSError: The folder cannot be made.
@@ -88,6 +92,7 @@ class Recorder:
         log: logging.Logger | None = None,
     ) -> None:
         self.sources = topics.sources(profile, settings.image_format)
+        self.awaited = [s.name for s in self.sources if s.kind == "observation" and s.name != topics.STEP_INFO]
         self._profile = profile
         self._settings = settings
         self._announce = announce
@@ -188,8 +193,7 @@ class Recorder:
                 control_rate=profile.control_rate,
             )
             writing = self._open(info, offers or {})
-            awaited = [s.name for s in self.sources if s.kind == "observation" and s.name != topics.STEP_INFO]
-            running = RunningEpisode(info, awaited, instruction=self._instruction)
+            running = RunningEpisode(info, self.awaited, instruction=self._instruction)
             self._describe(writing, running.described(time.time_ns(), "recording"))
             for topic, data in self._latched.items():
                 writing.put(topic, data, time.time_ns())

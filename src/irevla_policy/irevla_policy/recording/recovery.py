@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from irevla_policy.recording import episode, interfaces
+from irevla_policy.recording import episode, interfaces, topics
+from irevla_policy.recording.bag_metadata import offers_from_text
 from irevla_policy.recording.mcap_reader import McapScan
-from irevla_policy.recording.mcap_records import McapError
+from irevla_policy.recording.mcap_records import Channel, McapError
+from irevla_policy.recording.session import RunningEpisode
 from irevla_policy.recording.storage import (
     METADATA_FILE,
     UNFINISHED,
     BagError,
+    Offer,
     Topic,
     open_reader,
     open_writer,
 )
-
-EPISODE_TOPIC = "/irevla/episode_info"
 
 
 @dataclass(frozen=True)
@@ -108,30 +109,45 @@ def _copy(scan: McapScan, target: Path) -> int:
     """Copy what can be read into a new bag that ends with an EpisodeInfo; returns the number of messages saved."""
     for _ in scan.messages(lambda channel: False):
         pass
-    topics = [
-        Topic(channel.topic, scan.schemas[channel.schema_id].name)
+    declared = [
+        Topic(channel.topic, scan.schemas[channel.schema_id].name, _offers(channel))
         for channel in scan.channels.values()
         if channel.schema_id in scan.schemas
     ]
-    writer = open_writer(target, topics)
-    info: episode.EpisodeInfo | None = None
-    steps: set[int] = set()
+    writer = open_writer(target, declared)
+    running: RunningEpisode | None = None
     last = 0
     try:
         for item in scan.messages():
             topic = scan.channels[item.channel_id].topic
             writer.write(topic, item.data, item.log_time, item.publish_time)
             last = max(last, item.log_time)
-            if topic == EPISODE_TOPIC:
-                info = episode.EpisodeInfo.from_message(interfaces.deserialize(item.data, episode.MESSAGE_TYPE))
-            elif topic == "/irevla/command":
-                steps.add(interfaces.peek_stamp(item.data))
+            running = _follow(running, topic, item.data)
         count = writer.message_count
-        if info is not None:
-            ended = replace(info, state="aborted", steps=len(steps), stamp=last)
-            writer.write(EPISODE_TOPIC, ended.serialize(), last)
+        if running is not None:
+            writer.write(topics.EPISODE_INFO, running.described(last, "aborted").serialize(), last)
         writer.finish()
     except BaseException:
         writer.discard()
         raise
     return count
+
+
+def _offers(channel: Channel) -> tuple[Offer, ...]:
+    return offers_from_text(channel.metadata.get("offered_qos_profiles", ""))
+
+
+def _follow(running: RunningEpisode | None, topic: str, data: memoryview) -> RunningEpisode | None:
+    """What the recorder knew of the episode after this message."""
+    if topic == topics.EPISODE_INFO:
+        info = episode.EpisodeInfo.from_message(interfaces.deserialize(data, episode.MESSAGE_TYPE))
+        if running is None:
+            return RunningEpisode(info, (), instruction=info.instruction)
+        running.label(info.success, info.labelled_by)
+    elif running is not None and topic == topics.COMMAND:
+        running.on_command(interfaces.deserialize(data, "irevla_msgs/msg/Command"))
+    elif running is not None and topic == topics.STEP_INFO:
+        running.on_step(interfaces.deserialize(data, "irevla_msgs/msg/StepInfo"))
+    elif running is not None and topic == topics.INSTRUCTION:
+        running.instruction = interfaces.deserialize(data, "std_msgs/msg/String").data
+    return running

@@ -16,6 +16,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
@@ -23,7 +24,7 @@ from irevla_msgs.msg import EpisodeInfo
 from irevla_msgs.srv import LabelEpisode, StartEpisode, StopEpisode
 from irevla_policy.errors import UserError
 from irevla_policy.recording import episode
-from irevla_policy.recording.recorder import Finished, Recorder, RecordingSettings
+from irevla_policy.recording.recorder import Finished, Recorder, RecordingError, RecordingSettings
 from irevla_policy.recording.storage import Offer
 from irevla_policy.recording.topics import EPISODE_INFO, Source
 from irevla_policy.robot.profile import load_profile
@@ -35,6 +36,9 @@ from irevla_policy.settings import from_dict, to_dict
 
 # How long the end of an episode waits for messages that are still on their way.
 _LAST_MESSAGES_SECONDS = 1.0
+# How long the start of an episode waits for publishers, and then for a first message from each sensor.
+_CONNECT_SECONDS = 5.0
+_HEAR_SECONDS = 1.5
 _WAKE_SECONDS = 0.01
 
 
@@ -53,12 +57,16 @@ class RecorderNode(Node):
         self._publisher = self.create_publisher(EpisodeInfo, EPISODE_INFO, qos.latched())
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.event())
         ours = {key: value for key, value in to_dict(settings).items() if key not in ("robot", "lock_step")}
+        self._profile = load_profile(settings.robot)
         self._recorder = Recorder(
-            load_profile(settings.robot),
+            self._profile,
             from_dict(RecordingSettings, ours),
             announce=self._announce,
             log=_as_logger(self),
         )
+        # Publishers that each subscription is connected to, and sensors that have been heard.
+        self._connected: dict[str, int] = {}
+        self._heard: set[str] = set()
         for source in self._recorder.sources:
             self._subscribe(source)
         # A group of their own: while a service waits for the last messages, these must be able to arrive.
@@ -90,16 +98,23 @@ class RecorderNode(Node):
             "event": qos.recorded,
         }
 
+        def on_matched(info: Any) -> None:
+            self._connected[source.name] = info.current_count
+
         def take(data: bytes, info: dict[str, int]) -> None:
+            self._heard.add(source.name)
             log_time = info["received_timestamp"] or time.time_ns()
             try:
                 self._recorder.take(source, data, log_time, info["source_timestamp"] or log_time)
             except UserError as error:
                 self.get_logger().error(f"{source.name}: {error}", throttle_duration_sec=5.0)
 
-        self.create_subscription(message_type, source.name, take, profiles[source.kind](), raw=True)
+        events = SubscriptionEventCallbacks(matched=on_matched)
+        self.create_subscription(
+            message_type, source.name, take, profiles[source.kind](), raw=True, event_callbacks=events
+        )
 
-    def _start(self, request: StartEpisode.Request, response: StartEpisode.Response) -> StartEpisode.Response:
+    async def _start(self, request: StartEpisode.Request, response: StartEpisode.Response) -> StartEpisode.Response:
         try:
             wanted = episode.EpisodeInfo(
                 episode_id=request.episode_id,
@@ -109,6 +124,7 @@ class RecorderNode(Node):
                 seed=request.seed,
                 source=_word(episode.SOURCES, request.source, "source"),
             )
+            await self._sensors()
             path = self._recorder.start(wanted, self._offers())
         except (UserError, OSError) as error:
             response.message = str(error)
@@ -117,6 +133,30 @@ class RecorderNode(Node):
         response.accepted, response.episode_id, response.path = True, path.name, str(path)
         self.get_logger().info(f"recording {path.name}")
         return response
+
+    async def _sensors(self) -> None:
+        """Wait until every camera and the joint states are connected, so that an episode misses nothing at its start.
+
+        Raises:
+            RecordingError: One is not.
+        """
+        needed = self._recorder.awaited
+        self._wake.reset()
+        begin = time.monotonic()
+        while not all(self._connected.get(name) for name in needed) and time.monotonic() - begin < _CONNECT_SECONDS:
+            await _Pause()
+        # A publisher may learn of its reader a little later than the reader of it. What has been heard is past that;
+        # a world that stands still cannot be heard.
+        begin = time.monotonic()
+        while not self._heard.issuperset(needed) and time.monotonic() - begin < _HEAR_SECONDS:
+            await _Pause()
+        self._wake.cancel()
+        silent = [name for name in needed if not self._connected.get(name)]
+        if silent:
+            raise RecordingError(
+                f"nobody publishes {' and '.join(silent)} with a fitting quality of service, which robot profile "
+                f"{self._profile.name!r} names: is the driver running, and does the topic have that name?"
+            )
 
     async def _stop(self, request: StopEpisode.Request, response: StopEpisode.Response) -> StopEpisode.Response:
         response.episode_id = self._recorder.running

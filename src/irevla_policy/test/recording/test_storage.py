@@ -168,6 +168,11 @@ def test_an_abandoned_bag_is_recovered(tmp_path: Path, bag_backend: str) -> None
         frames = [reader.deserialize(message) for message in reader.messages(["/camera/image_raw"])]
     assert [int(frame.data[0]) for frame in frames] == list(range(result.messages))
     assert not unfinished(tmp_path)
+    information = yaml.safe_load((result.bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    topics = {
+        item["topic_metadata"]["name"]: item["topic_metadata"] for item in information["topics_with_message_count"]
+    }
+    assert topics["/irevla/instruction"]["offered_qos_profiles"][0]["durability"] == "transient_local"
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.999])

@@ -28,7 +28,7 @@ from irevla_policy.graph.environment import default_environment
 from irevla_policy.recording import topics
 from irevla_policy.recording.episode import EpisodeInfo as Described
 from irevla_policy.recording.episode import read_label
-from irevla_policy.recording.interfaces import stamp_of
+from irevla_policy.recording.interfaces import peek_stamp, stamp_of
 from irevla_policy.recording.recovery import unfinished
 from irevla_policy.recording.storage import open_reader
 from irevla_policy.robot.profile import load_profile
@@ -71,14 +71,16 @@ class Robot:
         return future.result()
 
     def start(self, **fields: Any) -> Any:
-        publishers = (self.image, self.joints, self.step, self.command, self.instruction)
+        """Start an episode. The recorder waits for the sensors; all is connected when it has heard them."""
+        client = self.node.create_client(StartEpisode, "/irevla/start_episode")
+        assert client.wait_for_service(PATIENCE)
+        future = client.call_async(StartEpisode.Request(**fields))
         deadline = time.monotonic() + PATIENCE
-        while any(publisher.get_subscription_count() == 0 for publisher in publishers):
-            assert time.monotonic() < deadline, "the recorder subscribes to nothing"
-            time.sleep(0.02)
-        # A publisher knows its reader before the reader knows it; what it sends in between is lost.
-        time.sleep(1.0)
-        return self.call(StartEpisode, "/irevla/start_episode", **fields)
+        while not future.done():
+            assert time.monotonic() < deadline, "the episode was not started"
+            self.observe(-1)
+            self.executor.spin_once(0.1)
+        return future.result()
 
     def observe(self, number: int, *, terminated: bool = False, camera: bool = True) -> None:
         stamp = START + number * PERIOD
@@ -86,7 +88,7 @@ class Robot:
         if camera:
             self.image.publish(image_message(pixels, stamp, "camera"))
         self.joints.publish(joint_state_message(PROFILE, stamp, np.zeros(7), 0.0))
-        info = StepInfo(step=number, terminated=terminated, success=terminated, seed=5, task="reach")
+        info = StepInfo(step=max(number, 0), terminated=terminated, success=terminated, seed=5, task="reach")
         info.header.stamp = time_message(stamp)
         self.step.publish(info)
         if not terminated:
@@ -137,12 +139,18 @@ def test_an_episode_is_recorded_and_labelled(robot: Robot, tmp_path: Path) -> No
     label = read_label(bag)
     assert label is not None and label.success == "no"
     with closing(open_reader(bag)) as reader:
-        counts = {name: topic.count for name, topic in reader.topics.items()}
-        assert (counts["/camera/image_raw"], counts[topics.STEP_INFO], counts[topics.COMMAND]) == (40, 40, 39)
         assert reader.message_count == stopped.messages
         frames = [reader.deserialize(message) for message in reader.messages(["/camera/image_raw"])]
-    assert [stamp_of(frame.header) for frame in frames] == [START + n * PERIOD for n in range(40)]
+        others = {
+            topic: [peek_stamp(message.data) for message in reader.messages([topic])]
+            for topic in ("/joint_states", topics.STEP_INFO, topics.COMMAND)
+        }
+    stamps = [START + number * PERIOD for number in range(40)]
+    frames = [frame for frame in frames if stamp_of(frame.header) >= START]
+    assert [stamp_of(frame.header) for frame in frames] == stamps
     assert [int(frame.data[0]) for frame in frames] == list(range(40))
+    for topic, found in others.items():
+        assert [stamp for stamp in found if stamp >= START] == stamps[: 39 if topic == topics.COMMAND else 40]
     assert robot.announced[-1].success == EpisodeInfo.SUCCESS_NO
 
 
@@ -163,17 +171,26 @@ def test_stopping_waits_for_the_rest_of_the_last_observation(robot: Robot, tmp_p
         while not future.done() and time.monotonic() < deadline:
             robot.executor.spin_once(0.05)
     with closing(open_reader(started.path)) as reader:
-        assert reader.topics["/camera/image_raw"].count == 2
+        stamps = {peek_stamp(message.data) for message in reader.messages(["/camera/image_raw"])}
+    assert {START, START + PERIOD} <= stamps
 
 
 def test_what_cannot_be_recorded_is_refused(robot: Robot, tmp_path: Path) -> None:
     with process("recorder_node", tmp_path, folder=tmp_path / "bags", quota_gb=0.000001):
-        refused = robot.call(StartEpisode, "/irevla/start_episode")
+        refused = robot.start()
         assert not refused.accepted and "quota" in refused.message
         odd = robot.call(StartEpisode, "/irevla/start_episode", source=9)
         assert not odd.accepted and "source must be below 4, found 9" in odd.message
         nothing = robot.call(LabelEpisode, "/irevla/label_episode", success=1)
         assert not nothing.accepted and "no episode to label" in nothing.message
+
+
+def test_an_episode_without_a_camera_is_refused(robot: Robot, tmp_path: Path) -> None:
+    robot.node.destroy_publisher(robot.image)
+    with process("recorder_node", tmp_path, lock_step=True, folder=tmp_path / "bags", keep_free_gb=0.0):
+        refused = robot.call(StartEpisode, "/irevla/start_episode")
+    assert not refused.accepted
+    assert "nobody publishes /camera/image_raw" in refused.message and "metaworld_sawyer" in refused.message
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -207,7 +224,7 @@ def test_the_next_recorder_recovers_what_a_killed_one_left(robot: Robot, tmp_pat
     info = last_info(Path(started.path))
     assert (info.state, info.steps) == ("aborted", 30)
     with closing(open_reader(started.path)) as reader:
-        assert reader.topics["/camera/image_raw"].count == 30
+        assert reader.topics["/camera/image_raw"].count >= 30
 
 
 def test_a_folder_that_is_taken_ends_the_node_with_one_line(tmp_path: Path, robot: Robot) -> None:

@@ -8,17 +8,21 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from irevla_policy.errors import RunError
 from irevla_policy.graph.description import Graph
 from irevla_policy.graph.environment import default_environment
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.supervisor import Supervisor
 from irevla_policy.recording.episode import EpisodeInfo, read_label
-from irevla_policy.recording.storage import BagError, open_reader
-from irevla_policy.recording.topics import EPISODE_INFO
+from irevla_policy.recording.storage import BagError, BagReader, open_reader
+from irevla_policy.recording.topics import EPISODE_INFO, STEP_INFO, compressed_name
+from irevla_policy.robot.profile import RobotProfile, load_profile
 from irevla_trainer.ros.episodes import EpisodeRunner
 from irevla_trainer.seeds import episode_seeds
 
 EXPERT_NODE = "irevla_expert"
+# Recordings of one episode until it is given up.
+_TRIALS = 3
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,8 @@ def collect(
 ) -> list[Collected]:
     """Bring the graph up in lock-step, run the scripted expert and record every episode, failures too.
 
-    Episodes that lie in the folder already are kept and not recorded again; what an interrupted recording left is set
-    aside as `NAME_aborted`.
+    Episodes that lie whole in the folder already are kept and not recorded again; what an interrupted recording left
+    is set aside as `NAME_aborted`.
 
     Args:
         wanted: What to collect.
@@ -102,7 +106,8 @@ def collect(
         RunError: A node ended, or an episode did not go on.
     """
     names = wanted.names()
-    found = {name: _existing(wanted.folder / name, task, seed) for task, seed, name in names}
+    profile = load_profile(wanted.robot)
+    found = {name: _existing(wanted.folder / name, task, seed, profile) for task, seed, name in names}
     done: list[Collected] = []
     if all(found.values()):
         graph = None
@@ -117,13 +122,23 @@ def collect(
         for number, (task, seed, name) in enumerate(names, start=1):
             episode = found[name]
             if episode is None:
-                # The recorder has recovered by now what a killed one left under this name.
-                _set_aside(wanted.folder / name)
-                ended = runner.run(task, seed=seed, variation=wanted.variation, source="expert", name=name)
-                episode = Collected(task, seed, ended.success, ended.steps, wanted.folder / name, new=True)
+                episode = _record(runner, wanted, task, seed, wanted.folder / name, profile)
             done.append(episode)
             progress(number, len(names), episode)
     return done
+
+
+def _record(
+    runner: EpisodeRunner, wanted: Collection, task: str, seed: int, bag: Path, profile: RobotProfile
+) -> Collected:
+    for _ in range(_TRIALS):
+        _set_aside(bag)
+        ended = runner.run(task, seed=seed, variation=wanted.variation, source="expert", name=bag.name)
+        # On a busy machine nodes may still be connecting while the first episode runs, and what they send is lost.
+        recorded = _existing(bag, task, seed, profile)
+        if recorded is not None and recorded.steps == ended.steps:
+            return replace(recorded, new=True)
+    raise RunError(f"{bag}: {_TRIALS} recordings in a row miss messages; see the log of irevla_recorder")
 
 
 def _graph(wanted: Collection) -> Graph:
@@ -151,25 +166,33 @@ def _graph(wanted: Collection) -> Graph:
     return replace(graph, nodes=tuple(nodes))
 
 
-def _existing(bag: Path, task: str, seed: int) -> Collected | None:
+def _existing(bag: Path, task: str, seed: int, profile: RobotProfile) -> Collected | None:
     """The episode that lies there already; None when it has to be recorded."""
-    info = _info(bag)
-    if info is None or info.state != "finished" or info.seed != seed:
-        return None
-    return Collected(task, seed, info.success == "yes", info.steps, bag, new=False)
-
-
-def _info(bag: Path) -> EpisodeInfo | None:
     if not bag.is_dir():
         return None
     try:
         with closing(open_reader(bag)) as reader:
             infos = [EpisodeInfo.from_message(reader.deserialize(m)) for m in reader.messages([EPISODE_INFO])]
+            observations = _observations(reader, profile)
     except BagError:
         return None
+    if not infos or infos[-1].state != "finished" or infos[-1].seed != seed:
+        return None
+    # One observation more than decisions: the one that ends the episode.
+    if observations <= infos[-1].steps:
+        return None
     label = read_label(bag)
-    info = infos[-1] if infos else None
-    return label.apply(info) if label is not None and info is not None else info
+    info = label.apply(infos[-1]) if label is not None else infos[-1]
+    return Collected(task, seed, info.success == "yes", info.steps, bag, new=False)
+
+
+def _observations(reader: BagReader, profile: RobotProfile) -> int:
+    """Observations of which the bag can hold every part: the smallest number of messages of any sensor."""
+    counts = {name: topic.count for name, topic in reader.topics.items()}
+    cameras = [
+        max(counts.get(camera.topic, 0), counts.get(compressed_name(camera.topic), 0)) for camera in profile.cameras
+    ]
+    return min(*cameras, counts.get(profile.joint_states_topic, 0), counts.get(STEP_INFO, 0))
 
 
 def _set_aside(bag: Path) -> None:
