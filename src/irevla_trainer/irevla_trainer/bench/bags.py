@@ -7,7 +7,6 @@ recorded through the graph. Peak memory is that of a process of its own that loa
 from __future__ import annotations
 
 import multiprocessing
-import os
 import resource
 import shutil
 import tempfile
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from rosbags.rosbag2 import Reader
 
-from irevla_policy.graph.environment import default_environment
+from irevla_policy.graph.environment import adopt_environment
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.supervisor import Supervisor
 from irevla_policy.recording.storage import find_bags
@@ -58,8 +57,7 @@ def run(seconds: float = 20.0) -> BenchResult:
 def _record(folder: Path) -> None:
     from irevla_trainer.ros.episodes import EpisodeRunner
 
-    for name, value in default_environment().items():
-        os.environ.setdefault(name, value)
+    adopt_environment(private=True)
     graph = find_graph("sim").resolve({"mode": "lock_step", "task": TASK, "expert": "true", "record": str(folder)})
     with Supervisor(graph) as nodes, EpisodeRunner(lock_step=True, check=nodes.check) as runner:
         for seed in range(EPISODES):

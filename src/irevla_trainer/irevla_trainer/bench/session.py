@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from std_msgs.msg import String
 
 from irevla_policy.errors import RunError
 from irevla_policy.graph.description import Graph
-from irevla_policy.graph.environment import default_environment
+from irevla_policy.graph.environment import adopt_environment
 from irevla_policy.graph.supervisor import Supervisor
 from irevla_policy.robot.profile import Camera, RobotProfile, load_profile
 from irevla_policy.ros import qos
@@ -70,8 +69,7 @@ def write_profile(folder: Path, cameras: tuple[Camera, ...]) -> tuple[RobotProfi
 @contextmanager
 def rig(profile: RobotProfile, **topics: Any) -> Iterator[Rig]:
     """A rig that spins in a thread of its own, with an instruction in force."""
-    for name, value in default_environment().items():
-        os.environ.setdefault(name, value)
+    adopt_environment(private=True)
     rclpy.init()
     node = Rig(profile, **topics)
     instruction = node.create_publisher(String, "/irevla/instruction", qos.latched())

@@ -19,7 +19,6 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -35,12 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run all stages."""
-    os.environ.setdefault("MUJOCO_GL", "egl")
+    from irevla_policy.graph.environment import adopt_environment
+
+    adopt_environment(private=True)  # MuJoCo reads its GL backend when it is imported
     from irevla_trainer.demo import outcome, stages
     from irevla_trainer.demo.settings import load_preset
 
     settings = load_preset(args.preset)
-    stages.prepare_environment()
     found = stages.DemoRun(settings, _fresh(args.out))
     with found.stage("record"):
         stages.record(found)

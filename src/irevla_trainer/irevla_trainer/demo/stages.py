@@ -6,8 +6,6 @@ Real nodes in real processes over DDS throughout; training and the curve of succ
 from __future__ import annotations
 
 import json
-import os
-import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +15,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from irevla_policy.graph.environment import default_environment
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.supervisor import Supervisor
 from irevla_policy.model.checkpoint import save_checkpoint
@@ -95,13 +92,6 @@ _ANNOUNCEMENTS = {
     "after": "evaluating the trained policy through the graph",
     "report": "writing the report",
 }
-
-
-def prepare_environment() -> None:
-    """Keep the demo's graphs on this machine, in a ROS domain of their own, unless the user says otherwise."""
-    for name, value in default_environment().items():
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(1, 100)))
 
 
 def record(run: DemoRun) -> None:
