@@ -88,7 +88,7 @@ class RobotFacts:
         ]
         if not found and self.training_hash and other.training_hash and self.training_hash != other.training_hash:
             found.append(
-                "camera sizes, joint names, gripper or ee_delta_scale differ "
+                "camera sizes, joint names, gripper, home pose or ee_delta_scale differ "
                 f"(training hash {other.training_hash}, expected {self.training_hash})"
             )
         return found

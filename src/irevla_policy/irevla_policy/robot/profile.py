@@ -185,13 +185,16 @@ class RobotProfile:
 
     @property
     def training_hash(self) -> str:
-        """Hash of what makes recorded data comparable: cameras, joints, action space and rates (12 hex digits)."""
+        """Hash of what makes recorded data comparable: cameras, joints, action space and rates (12 hex digits).
+
+        With `ee_delta` the home pose counts too: the gripper keeps the orientation that it has there.
+        """
         parts = {
             "cameras": [[c.name, c.width, c.height, c.encoding] for c in self.cameras],
             "joints": list(self.joint_names),
             "gripper": to_dict(self.gripper) if self.gripper else None,
             "action_space": self.action_space,
-            "ee_delta_scale": self.ee_delta_scale if self.action_space == "ee_delta" else None,
+            "ee_delta": [self.ee_delta_scale, *self.home] if self.action_space == "ee_delta" else None,
             "control_rate": self.control_rate,
             "proprioception": list(self.proprioception),
         }

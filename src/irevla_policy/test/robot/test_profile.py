@@ -46,8 +46,10 @@ def test_training_hash_changes_with_what_training_sees_and_with_nothing_else(doc
     original = _load(document, tmp_path).training_hash
     document["stale_timeout"] = 0.2
     assert _load(document, tmp_path).training_hash == original
-    document["cameras"][0]["width"] = 64
-    assert _load(document, tmp_path).training_hash != original
+    for path, value in (("cameras.0.width", 64), ("home.6", 0.1), ("control_rate", 10.0)):
+        changed = yaml.safe_load(yaml.safe_dump(document))
+        _set(changed, path, value)
+        assert _load(changed, tmp_path).training_hash != original
 
 
 def _set(document: dict, path: str, value: object) -> None:
