@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from irevla_trainer.demo.settings import DemoSettings
 from irevla_trainer.evaluate import EvaluationTask, evaluate
 from irevla_trainer.learn import sft
 from irevla_trainer.learn.decisions import Decisions, split
+from irevla_trainer.ros.collecting import Collected, Collection, collect
 from irevla_trainer.ros.episodes import EndedEpisode, EpisodeRunner
 from irevla_trainer.seeds import episode_seeds
 from irevla_trainer.statistics import Rate
@@ -97,13 +98,17 @@ _ANNOUNCEMENTS = {
 def record(run: DemoRun) -> None:
     """Record the expert on every task."""
     settings = run.settings
-    graph = find_graph("sim").resolve(
-        {"mode": "lock_step", "robot": ROBOT, "task": settings.tasks[0], "expert": "true", "noise": str(settings.noise)}
-        | {"record": str(run.bags / "expert")}
-    )
-    with Supervisor(graph, log_dir=run.folder / "logs" / "record") as nodes, _runner(nodes) as runner:
-        seeds = episode_seeds("train", settings.demonstrations)
-        _run_episodes(runner, settings.tasks, seeds, "expert", lambda index: True)
+    wanted = Collection(settings.tasks, settings.demonstrations, run.bags / "expert", robot=ROBOT, noise=settings.noise)
+    successes = 0
+    with _bar(len(settings.tasks) * settings.demonstrations, "episode") as bar:
+
+        def show(done: int, total: int, episode: Collected) -> None:
+            nonlocal successes
+            successes += episode.success
+            bar.set_postfix_str(f"{episode.task}: {successes} of {done} episodes are successes", refresh=False)
+            bar.update()
+
+        collect(wanted, show, run.folder / "logs" / "record")
 
 
 def train(run: DemoRun) -> None:
@@ -148,25 +153,19 @@ def evaluate_on_graph(run: DemoRun, checkpoint: Path, name: str) -> dict[str, li
         {"mode": "lock_step", "robot": ROBOT, "task": settings.tasks[0], "checkpoint": str(checkpoint)}
         | {"expert": "false", "record": str(run.bags / name)}
     )
-    with Supervisor(graph, log_dir=run.folder / "logs" / name) as nodes, _runner(nodes) as runner:
+    with Supervisor(graph, log_dir=run.folder / "logs" / name) as nodes, EpisodeRunner(True, nodes.check) as runner:
         seeds = episode_seeds("test", settings.episodes)
-        return _run_episodes(runner, settings.tasks, seeds, "policy", lambda index: index < settings.filmed)
-
-
-def _runner(nodes: Supervisor) -> EpisodeRunner:
-    return EpisodeRunner(lock_step=True, check=nodes.check)
+        return _run_episodes(runner, settings.tasks, seeds, settings.filmed)
 
 
 def _run_episodes(
-    runner: EpisodeRunner, tasks: Sequence[str], seeds: Sequence[int], source: str, recorded: Callable[[int], bool]
+    runner: EpisodeRunner, tasks: Sequence[str], seeds: Sequence[int], filmed: int
 ) -> dict[str, list[EndedEpisode]]:
     ended: dict[str, list[EndedEpisode]] = {task: [] for task in tasks}
     with _bar(len(tasks) * len(seeds), "episode") as bar:
         for task in tasks:
             for index, seed in enumerate(seeds):
-                episode = runner.run(
-                    task, seed=seed, source=source, record=recorded(index), name=f"{task}_{source}_{seed:07d}"
-                )
+                episode = runner.run(task, seed=seed, record=index < filmed, name=f"{task}_{seed:07d}")
                 ended[task].append(episode)
                 successes = sum(one.success for one in ended[task])
                 bar.set_postfix_str(f"{task}: {successes}/{len(ended[task])} successes", refresh=False)
