@@ -156,6 +156,7 @@ def test_an_undeclared_topic_is_named(tmp_path: Path, bag_backend: str) -> None:
 
 def test_an_abandoned_bag_is_recovered(tmp_path: Path, bag_backend: str) -> None:
     writer = open_writer(tmp_path / "episode", TOPICS)
+    writer.write("/irevla/instruction", text("x"), START)
     for number in range(30):
         writer.write("/camera/image_raw", image(START + number, number, size=64), START + number)
     left = writer.abandon()
@@ -163,16 +164,15 @@ def test_an_abandoned_bag_is_recovered(tmp_path: Path, bag_backend: str) -> None
         open_reader(left)
     result = recover(left)
     assert result.bag == tmp_path / "episode"
-    assert result.messages == 30
+    assert result.messages == 31
     with closing(open_reader(result.bag)) as reader:
         frames = [reader.deserialize(message) for message in reader.messages(["/camera/image_raw"])]
-    assert [int(frame.data[0]) for frame in frames] == list(range(result.messages))
+    assert [int(frame.data[0]) for frame in frames] == list(range(30))
     assert not unfinished(tmp_path)
     information = yaml.safe_load((result.bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
-    topics = {
-        item["topic_metadata"]["name"]: item["topic_metadata"] for item in information["topics_with_message_count"]
-    }
-    assert topics["/irevla/instruction"]["offered_qos_profiles"][0]["durability"] == "transient_local"
+    described = [item["topic_metadata"] for item in information["topics_with_message_count"]]
+    (instruction,) = [topic for topic in described if topic["name"] == "/irevla/instruction"]
+    assert instruction["offered_qos_profiles"][0]["durability"] == "transient_local"
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.999])
