@@ -204,7 +204,7 @@ class GuardCore:
     def on_camera(self, name: str, now: float, stamp: int, age: float = 0.0) -> None:
         """An image of camera `name` arrived; see `Watchdog.seen`."""
         self._cameras[name].seen(now, stamp, age)
-        if name == self._profile.cameras[0].name:
+        if name == self._profile.cameras[0].name and age >= -FUTURE_TOLERANCE:
             self._observation_stamp = stamp
 
     def on_joint_states(self, positions: Vector, gripper: float, now: float, stamp: int, age: float = 0.0) -> None:

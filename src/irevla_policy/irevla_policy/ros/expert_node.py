@@ -90,15 +90,15 @@ class ExpertNode(Node):
 
     def _act(self, step: StepInfo, positions: Vector) -> None:
         episode = (step.task, step.variation, step.seed)
-        if episode != self._episode or step.step <= self._last_step or self._expert is None:
-            try:
+        try:
+            if episode != self._episode or step.step <= self._last_step or self._expert is None:
                 self._expert = expert_for(step.task, self._settings.noise, _mixed(self._settings.seed, step.seed))
-            except UserError as error:
-                self.get_logger().error(str(error), throttle_duration_sec=_LOG_SECONDS)
-                return
-            self._mapper.reset()
+                self._mapper.reset()
+            values = self._expert.act(np.asarray(step.state, dtype=np.float64))
+        except UserError as error:
+            self.get_logger().error(f"/irevla/step_info: {error}", throttle_duration_sec=_LOG_SECONDS)
+            return
         self._episode, self._last_step = episode, step.step
-        values = self._expert.act(np.asarray(step.state, dtype=np.float64))
         target, gripper = self._mapper.target(positions, values)
         self._answer = Action(
             values=floats(values),

@@ -197,7 +197,11 @@ class GuardNode(LifecycleNode):
 
     def _camera_callback(self, name: str) -> Callable[[bytes], None]:
         def on_image(serialized: bytes) -> None:
-            stamp = header_stamp(serialized)
+            try:
+                stamp = header_stamp(serialized)
+            except ObservationError as error:
+                self._warn(f"camera {name!r}: {error}")
+                return
             with self._guarding:
                 self._core.on_camera(name, time.monotonic(), stamp, self._age(stamp))
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
 
 import rclpy
 from rclpy.executors import Executor, SingleThreadedExecutor
@@ -16,6 +19,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from irevla_policy.errors import UserError
+from irevla_policy.ros.starting import end_at_once_when_told
 
 # How often the main thread looks for a signal, s.
 _SIGNAL_PERIOD = 0.1
@@ -34,8 +38,8 @@ def autostart(node: LifecycleNode) -> None:
             raise UserError(f"{node.get_name()}: could not {name}; see the error above")
 
 
-def spin(make_node: Callable[[], Node], args: list[str] | None = None, executor: str = "single") -> None:
-    """Run a node until SIGINT or SIGTERM: the whole `main` of a node.
+def spin(make_node: Callable[[], Node], args: list[str] | None = None, executor: str = "single") -> NoReturn:
+    """Run a node until SIGINT or SIGTERM: the whole `main` of a node. Ends the process.
 
     A node may have a method `close()`, which is called when no callback runs any more and publishers still work.
 
@@ -44,6 +48,36 @@ def spin(make_node: Callable[[], Node], args: list[str] | None = None, executor:
         args: Command line; default `sys.argv`.
         executor: `single` or `events` (rclpy's experimental one: no futures set from another thread).
     """
+    code = _run(make_node, args, executor)
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit(): tidying up an interpreter that has imported torch takes seconds.
+    os._exit(code)
+
+
+def _run(make_node: Callable[[], Node], args: list[str] | None, executor: str) -> int:
+    """Run a node; returns the exit code: 0 when told to end, 1 when it failed, 2 when it could not start."""
+    end_at_once_when_told()
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    node: Node | None = None
+    try:
+        node = make_node()
+        _spin_until_told(node, _EXECUTORS[executor]())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2 if node is None else 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+    finally:
+        _end(node)
+    return 0
+
+
+def _spin_until_told(node: Node, runner: Executor) -> None:
     stop = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -51,23 +85,18 @@ def spin(make_node: Callable[[], Node], args: list[str] | None = None, executor:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        node = make_node()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        rclpy.try_shutdown()
-        sys.exit(2)
-    runner = _EXECUTORS[executor]()
     runner.add_node(node)
+    # Not spin(): that of EventsExecutor never returns to Python when nothing happens, and it cannot be ended from
+    # another thread; handlers of signals run only in the main thread and only between calls like this one.
+    while not stop.is_set():
+        runner.spin_once(_SIGNAL_PERIOD)
+
+
+def _end(node: Node | None) -> None:
     try:
-        # Not spin(): that of EventsExecutor never returns to Python when nothing happens, and it cannot be ended from
-        # another thread; handlers of signals run only in the main thread and only between calls like this one.
-        while not stop.is_set():
-            runner.spin_once(_SIGNAL_PERIOD)
+        if node is not None:
+            if hasattr(node, "close"):
+                node.close()
+            node.destroy_node()
     finally:
-        close = getattr(node, "close", None)
-        if close is not None:
-            close()
-        node.destroy_node()
         rclpy.try_shutdown()

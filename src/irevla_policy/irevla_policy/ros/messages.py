@@ -17,6 +17,7 @@ from irevla_policy.robot.observation import ObservationError, UInt8Image, Vector
 from irevla_policy.robot.profile import RobotProfile
 
 _SECOND = 1_000_000_000
+_LAST_SECOND = 2**31 - 1
 
 
 def nanoseconds(stamp: Time | Duration) -> int:
@@ -25,7 +26,9 @@ def nanoseconds(stamp: Time | Duration) -> int:
 
 
 def time_message(stamp: int) -> Time:
-    """A time in ns as a ROS time."""
+    """A time in ns as a ROS time; the last one that there is for what lies beyond (a message with impossible ns)."""
+    if stamp // _SECOND > _LAST_SECOND:
+        return Time(sec=_LAST_SECOND, nanosec=_SECOND - 1)
     return Time(sec=stamp // _SECOND, nanosec=stamp % _SECOND)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from irevla_policy.robot.guard import Source
 from irevla_policy.robot.lockstep import follows
 from irevla_policy.robot.observation import Observation
 from irevla_policy.robot.pilot import Flown, Pilot, ServedPolicy
+from irevla_policy.robot.proposal import Proposal
 
 # A lock-step observation waits this long for the command that the one before led to, s.
 _COMMAND_WAIT = 0.5
@@ -25,7 +27,7 @@ class ModelThread:
     Args:
         pilot: Answers an observation.
         publish: Receives every answer, in this thread.
-        on_failure: Receives an exception of the policy; the thread goes on with the next observation.
+        on_failure: Receives an exception of `publish`; the thread goes on with the next observation.
         lock_step: Whether the world waits for every answer.
         control_rate: Hz.
     """
@@ -76,6 +78,8 @@ class ModelThread:
 
     def start(self) -> None:
         """Begin to answer."""
+        if self._thread is not None:
+            self._thread.join()  # a forward pass that outlasted `stop`
         self._running, self._last_stamp, self._command = True, None, None
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
@@ -88,7 +92,6 @@ class ModelThread:
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(timeout)
-        self._thread = None
 
     def observe(self, observation: Observation) -> None:
         """A complete observation."""
@@ -114,14 +117,23 @@ class ModelThread:
                 start_over = self._starts_over(observation.stamp)
             assert served is not None
             self._last_stamp = observation.stamp
+            flown = self._answer(served, observation, start_over)
             try:
-                flown = self._pilot.answer(served, observation, start_over)
+                if self._running:
+                    self._publish(flown)
             except Exception as error:
-                self._on_failure(error)
                 self._last_stamp = None
-                continue
-            if self._running:
-                self._publish(flown)
+                if self._running:
+                    self._on_failure(error)
+
+    def _answer(self, served: ServedPolicy, observation: Observation, start_over: bool) -> Flown:
+        try:
+            return self._pilot.answer(served, observation, start_over)
+        except Exception as error:
+            # Nothing in place of an action: the guard refuses it and holds, and no world waits in vain.
+            self._last_stamp = None
+            nothing = Proposal(observation.stamp, (), (), (), math.nan, served.version)
+            return Flown(nothing, 0.0, f"the model failed on an observation: {type(error).__name__}: {error}")
 
     def _starts_over(self, stamp: int) -> bool:
         """Whether the last proposal does not count: a new episode began, or the guard carried out something else."""

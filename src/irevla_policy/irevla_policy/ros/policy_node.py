@@ -40,6 +40,9 @@ from irevla_policy.ros.model_thread import ModelThread
 from irevla_policy.ros.parameters import LifecycleSettings, SensorSettings, declare
 from irevla_policy.settings import setting
 
+# How long the end of the process waits for a forward pass.
+_LAST_FORWARD_SECONDS = 0.5
+
 
 @dataclass(frozen=True)
 class PolicySettings(SensorSettings, LifecycleSettings):
@@ -138,7 +141,7 @@ class PolicyNode(LifecycleNode):
     def close(self) -> None:
         """Stop the model before the process ends."""
         self._active = False
-        self._model.stop()
+        self._model.stop(_LAST_FORWARD_SECONDS)
 
     # What comes in.
 
@@ -203,7 +206,7 @@ class PolicyNode(LifecycleNode):
             self._complain(flown.problem)
 
     def _on_model_failure(self, error: Exception) -> None:
-        self._complain(f"the model failed on an observation: {type(error).__name__}: {error}")
+        self._complain(f"an action could not be published: {type(error).__name__}: {error}")
 
     def _report(self) -> None:
         served, now = self._model.served, time.monotonic()

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import queue
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from irevla_policy.errors import UserError
 from irevla_policy.robot.observation import UInt8Image, Vector
 from irevla_policy.sim.controller import CommandError, Trajectory
-from irevla_policy.sim.metaworld import MetaWorld
+from irevla_policy.sim.world import WorldError
+
+if TYPE_CHECKING:
+    from irevla_policy.sim.metaworld import MetaWorld
+
+C = TypeVar("C", bound=tuple[object, Trajectory])
 
 _REPEAT_SECONDS = 1.0
 CLOSE_SECONDS = 2.0
@@ -77,20 +83,28 @@ class Output(Protocol):
         ...
 
 
-class LockStepDriver:
-    """The world stands still until the command with the stamp of its last observation has come.
+ResetWork = tuple[Reset, "Future[Started]"]
+
+
+class WorldThread(ABC, Generic[C]):
+    """A thread that owns a world and does what is asked for, in order; `C` is what becomes of a command.
 
     Args:
-        make_world: Makes the world, on the driver's thread.
+        make_world: Makes the world, on the thread.
         output: Where observations go.
     """
 
     def __init__(self, make_world: Callable[[], MetaWorld], output: Output) -> None:
         self._make_world = make_world
         self._output = output
-        self.failure: Exception | None = None
-        self._work: queue.Queue[tuple[int, Trajectory] | tuple[Reset, Future[Started]] | None] = queue.Queue()
+        self._failure: Exception | None = None
+        self._work: queue.Queue[C | ResetWork | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="world", daemon=True)
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the thread; None while it works."""
+        return self._failure
 
     def start(self) -> None:
         """Begin to work on what is asked for."""
@@ -100,18 +114,47 @@ class LockStepDriver:
         """Start an episode; the future fails with UserError when it cannot."""
         started: Future[Started] = Future()
         self._work.put((reset, started))
+        if not self._thread.is_alive():
+            self._refuse_resets()
         return started
 
+    @abstractmethod
     def command(self, stamp: int, trajectory: Trajectory) -> None:
-        """Advance the world by one control period if this answers its last observation."""
-        self._work.put((stamp, trajectory))
+        """A trajectory with a stamp in ns."""
 
     def close(self) -> None:
         """Stop and give the world back."""
         self._work.put(None)
         self._thread.join(CLOSE_SECONDS)
 
+    @abstractmethod
+    def _do_what_is_asked(self) -> None:
+        """Work until None is asked for."""
+
     def _run(self) -> None:
+        try:
+            self._do_what_is_asked()
+        except Exception as error:
+            self._failure = error
+        finally:
+            self._refuse_resets()
+
+    def _refuse_resets(self) -> None:
+        """Nobody waits for a thread that has ended."""
+        while not self._work.empty():
+            work = self._work.get()
+            if work is not None and isinstance(work[1], Future):
+                work[1].set_exception(WorldError(f"the simulation has ended: {self._failure or 'it was told to'}"))
+
+
+class LockStepDriver(WorldThread[tuple[int, Trajectory]]):
+    """The world stands still until the command with the stamp of its last observation has come."""
+
+    def command(self, stamp: int, trajectory: Trajectory) -> None:
+        """Advance the world by one control period if this answers its last observation."""
+        self._work.put((stamp, trajectory))
+
+    def _do_what_is_asked(self) -> None:
         world: MetaWorld | None = None
         try:
             while True:
@@ -129,8 +172,6 @@ class LockStepDriver:
                     world = self._reset(world, *work)
                 elif world is not None:
                     self._advance(world, *work)
-        except Exception as error:
-            self.failure = error
         finally:
             if world is not None:
                 world.close()

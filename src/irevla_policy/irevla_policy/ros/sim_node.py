@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as LateError
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
@@ -28,11 +29,13 @@ from irevla_policy.ros import qos
 from irevla_policy.ros.lifecycle import spin
 from irevla_policy.ros.messages import floats, image_message, joint_state_message, nanoseconds, time_message
 from irevla_policy.ros.parameters import NodeSettings, declare
-from irevla_policy.ros.sim_drivers import LockStepDriver, Reset, Started
-from irevla_policy.ros.sim_real_time import RealTimeDriver
+from irevla_policy.ros.sim_drivers import LockStepDriver, Reset, Started, WorldThread
 from irevla_policy.settings import SettingsError, setting
 from irevla_policy.sim.controller import CommandError, Trajectory
-from irevla_policy.sim.metaworld import MetaWorld
+from irevla_policy.sim.gl import require_gl
+
+if TYPE_CHECKING:
+    from irevla_policy.sim.metaworld import MetaWorld
 
 _RESET_SECONDS = 60.0
 _LOG_SECONDS = 2.0
@@ -84,7 +87,12 @@ class SimNode(Node):
         self._instruction = self.create_publisher(String, "/irevla/instruction", qos.latched())
         self._clock_topic = self.create_publisher(Clock, "/clock", qos.event()) if self._lock_step else None
 
-    def _make_driver(self, settings: SimSettings) -> LockStepDriver | RealTimeDriver:
+    def _make_driver(self, settings: SimSettings) -> WorldThread[Any]:
+        # Here, not above: without a GL library MuJoCo cannot even be imported.
+        require_gl()
+        from irevla_policy.ros.sim_real_time import RealTimeDriver
+        from irevla_policy.sim.metaworld import MetaWorld
+
         profile = self._profile
         views = {profile.cameras[0].name: settings.camera} if settings.camera else {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import queue
 import threading
 import time
 from collections import OrderedDict
@@ -15,7 +14,7 @@ import numpy as np
 
 from irevla_policy.errors import UserError
 from irevla_policy.robot.profile import Camera
-from irevla_policy.ros.sim_drivers import CLOSE_SECONDS, Output, Reset, Started
+from irevla_policy.ros.sim_drivers import CLOSE_SECONDS, Output, Reset, Started, WorldThread
 from irevla_policy.sim.controller import Trajectory, TrajectoryController
 from irevla_policy.sim.metaworld import MetaWorld
 from irevla_policy.sim.rendering import CameraRenderer
@@ -30,7 +29,7 @@ _OLD_COMMANDS_SECONDS = 1.0
 _RENDERED_SCENES = 2
 
 
-class RealTimeDriver:
+class RealTimeDriver(WorldThread[tuple[float, Trajectory]]):
     """The world follows the steady clock; images are rendered beside it on copies of its state.
 
     Args:
@@ -49,26 +48,21 @@ class RealTimeDriver:
         views: dict[str, str],
         camera_rate: float,
     ) -> None:
-        self._make_world = make_world
-        self._output = output
+        super().__init__(make_world, output)
         self._renderer = _RenderThread(output, cameras, views)
         self._camera_rate = camera_rate
-        self.failure: Exception | None = None
         self._followed = self._succeeded = False
         self._began = self._due = self._on_time = 0.0
-        self._work: queue.Queue[tuple[float, Trajectory] | tuple[Reset, Future[Started]] | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._run, name="physics", daemon=True)
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended one of the threads; None while they work."""
+        return self._failure or self._renderer.failure
 
     def start(self) -> None:
         """Begin to work on what is asked for."""
         self._renderer.start()
-        self._thread.start()
-
-    def reset(self, reset: Reset) -> Future[Started]:
-        """Start an episode; the future fails with UserError when it cannot."""
-        started: Future[Started] = Future()
-        self._work.put((reset, started))
-        return started
+        super().start()
 
     def command(self, stamp: int, trajectory: Trajectory) -> None:
         """Follow a trajectory from now on; its stamp does not matter."""
@@ -76,18 +70,14 @@ class RealTimeDriver:
 
     def close(self) -> None:
         """Stop and give the world back."""
-        self._work.put(None)
-        self._thread.join(CLOSE_SECONDS)
+        super().close()
         self._renderer.close()
 
-    def _run(self) -> None:
-        try:
-            world = self._first_episode()
-            if world is not None:
-                self._follow_the_clock(world)
-                world.close()
-        except Exception as error:
-            self.failure = error
+    def _do_what_is_asked(self) -> None:
+        world = self._first_episode()
+        if world is not None:
+            self._follow_the_clock(world)
+            world.close()
 
     def _follow_the_clock(self, world: MetaWorld) -> None:
         period = 1.0 / world.profile.guard_rate
@@ -193,6 +183,7 @@ class _RenderThread:
         self._newest: tuple[int, ActuatedSawyer, mujoco.MjData] | None = None
         self._changed = threading.Condition()
         self._stop = False
+        self.failure: Exception | None = None
         self._renderers: OrderedDict[ActuatedSawyer, CameraRenderer] = OrderedDict()
         self._thread = threading.Thread(target=self._run, name="render", daemon=True)
 
@@ -223,8 +214,8 @@ class _RenderThread:
                     stamp, environment, state = self._newest
                     self._newest = None
                 self._render(stamp, environment, state)
-        except UserError as error:
-            self._output.error(str(error))
+        except Exception as error:
+            self.failure = error
         finally:
             for renderer in self._renderers.values():
                 renderer.close()

@@ -9,6 +9,7 @@ import numpy as np
 
 from irevla_policy.robot.observation import UInt8Image
 from irevla_policy.robot.profile import Camera
+from irevla_policy.sim.gl import GL_ADVICE
 from irevla_policy.sim.tasks import CameraPose
 from irevla_policy.sim.world import WorldError
 
@@ -71,10 +72,7 @@ class CameraRenderer:
                     self._renderers[size] = mujoco.Renderer(model, *size)
         except Exception as error:
             self.close()
-            raise WorldError(
-                f"cannot render ({type(error).__name__}: {error}); headless machines need MUJOCO_GL=egl and the "
-                "packages libegl1 and libgl1-mesa-dri"
-            ) from error
+            raise WorldError(f"cannot render ({type(error).__name__}: {error}); {GL_ADVICE}") from error
 
     def render(self, data: mujoco.MjData) -> dict[str, UInt8Image]:
         """RGB images, uint8 `[H, W, 3]`, upright, in the profile's order of cameras."""
