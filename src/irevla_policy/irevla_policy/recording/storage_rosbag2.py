@@ -16,7 +16,7 @@ from irevla_policy.recording.storage import METADATA_FILE, BagError, Layout, Mes
 from irevla_policy.recording.storage_python import move_into_place, remove_if_empty
 
 # rosbag2 writes a chunk when it is full, never because time has passed: with chunks this small, and 4 kB that the C
-# library keeps, joint states alone (100 Hz, some 0.4 kB each) leave nothing waiting for longer than a tenth of a second.
+# library keeps, joint states alone (100 Hz, 0.4 kB each) leave nothing waiting for longer than a tenth of a second.
 _WRITER_OPTIONS = "noChunkCRC: false\nchunkSize: 1024\ncompression: None\n"
 
 
