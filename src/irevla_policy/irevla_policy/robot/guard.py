@@ -12,108 +12,23 @@ the arm does not follow at all (`displacement_tolerance`).
 
 from __future__ import annotations
 
-import enum
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from irevla_policy.robot.limits import MotionLimiter, PositionKinematics, Setpoint
+from irevla_policy.robot.decision import Decision, Reason, Source, State, Status
+from irevla_policy.robot.interlocks import SILENCE, GuardTimes, Interlocks
+from irevla_policy.robot.limits import MotionLimiter, PositionKinematics
 from irevla_policy.robot.observation import Vector
 from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.robot.proposal import Proposal, ProposalError, joint_target
-from irevla_policy.robot.watchdog import FUTURE_TOLERANCE, Watchdog
+from irevla_policy.robot.watchdog import FUTURE_TOLERANCE
 
 # A target is aimed at one tick later than one period after its action came: the next action may be a tick late
 # without the arm stopping in between.
 _SLACK_TICKS = 1
-# A policy that was silent for this long is reported as missing instead of late, s.
-_SILENCE = 1.0
-
-
-class Source(enum.IntEnum):
-    """Who decided (irevla_msgs/Command.source)."""
-
-    POLICY = 0
-    INTERVENTION = 1
-    HOLD = 2
-
-
-class State(enum.IntEnum):
-    """What drives the robot (irevla_msgs/PolicyStatus.state)."""
-
-    INACTIVE = 0
-    RUNNING = 1
-    INTERVENED = 2
-    HOLDING = 3
-    ESTOPPED = 4
-
-
-@dataclass(frozen=True)
-class GuardTimes:
-    """Times and tolerances that are the guard's own, not the robot's.
-
-    Attributes:
-        intervention_timeout: How long an intervention overrides the policy, s.
-        heartbeat_timeout: Oldest heartbeat, when the profile requires one, s.
-        rearm_tolerance: Difference between measured and commanded joints after which a hold ends at the measured
-            state, rad.
-        displacement_tolerance: The same while the robot moves: it brakes to rest and starts again from the measured
-            state, so that an arm that is blocked, or was put elsewhere, is not chased, rad.
-    """
-
-    intervention_timeout: float = 0.25
-    heartbeat_timeout: float = 0.5
-    rearm_tolerance: float = 0.1
-    displacement_tolerance: float = 0.5
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why the policy is not followed: a code for machines, a sentence for people."""
-
-    code: str
-    sentence: str
-
-
-@dataclass(frozen=True, eq=False)
-class Decision:
-    """What is sent to the robot now.
-
-    Attributes:
-        source: Who decided.
-        stamp: Stamp of the observation that is answered, ns; for a hold that of the newest one.
-        setpoints: One in real time, one per substep in lock-step.
-        gripper: Command in [-1, 1].
-        values: Raw action that is carried out; empty when holding.
-        limited: LIMITED_* bits.
-        reason: Why it differs from the target, or why the robot holds; empty when it does not.
-        policy_version: Checkpoint that decided; empty otherwise.
-        is_first: Whether this is the first tick of an action, or of a hold.
-    """
-
-    source: Source
-    stamp: int
-    setpoints: list[Setpoint]
-    gripper: float
-    values: tuple[float, ...] = ()
-    limited: int = 0
-    reason: str = ""
-    policy_version: str = ""
-    is_first: bool = True
-
-
-@dataclass(frozen=True)
-class Status:
-    """Account of the guard (irevla_msgs/PolicyStatus)."""
-
-    state: State
-    reasons: tuple[Reason, ...]
-    policy_version: str
-    instruction: str
-    actions_total: int
-    actions_limited: int
-    actions_refused: int
 
 
 @dataclass(eq=False)
@@ -151,50 +66,36 @@ class GuardCore:
         self._lock_step = lock_step
         self.dt = 1.0 / profile.guard_rate
         self._limiter = MotionLimiter(profile, kinematics, self.dt)
-        self._cameras = {
-            camera.name: Watchdog(f"camera {camera.name!r} ({camera.topic})", profile.stale_timeout)
-            for camera in profile.cameras
-        }
-        self._joint_states = Watchdog(f"joint states ({profile.joint_states_topic})", profile.stale_timeout)
-        self._heartbeat = Watchdog("operator's heartbeat (/irevla/heartbeat)", self._times.heartbeat_timeout)
-        self._instruction = ""
-        self._estopped = False
-        self._active = False
+        self._interlocks = Interlocks(profile, self._times, lock_step)
         self._forget()
 
     def _forget(self) -> None:
-        for watchdog in (*self._cameras.values(), self._joint_states, self._heartbeat):
-            watchdog.forget()
+        self._interlocks.forget()
         self._measured: Vector | None = None
         self._measured_at = -math.inf
         self._at_rest_since = -math.inf
         self._measured_gripper = 0.0
         self._observation_stamp = 0
-        self._joint_states_error = ""
         self._armed = False
         self._rearm = False
         self._gripper = 0.0
         self._holding = False
         self._policy: _Accepted | None = None
         self._intervention: _Accepted | None = None
-        self._refusal: Reason | None = None
-        self._device_refusal: Reason | None = None
-        self._device_refused = -math.inf
         self._last_source: Source | None = None
-        self._last_policy_word = -math.inf
         self._version = ""
-        self._total = self._limited = self._refused = 0
+        self._total = self._limited = 0
 
     # What comes in.
 
     def activate(self) -> None:
         """Begin anew: nothing has arrived, the counters are zero; a latched E-stop and the instruction stay."""
         self._forget()
-        self._active = True
+        self._interlocks.active = True
 
     def deactivate(self) -> None:
         """Follow nobody any more: `tick` brakes to rest and then decides nothing."""
-        self._active = False
+        self._interlocks.active = False
 
     @property
     def is_moving(self) -> bool:
@@ -203,29 +104,33 @@ class GuardCore:
 
     def on_camera(self, name: str, now: float, stamp: int, age: float = 0.0) -> None:
         """An image of camera `name` arrived; see `Watchdog.seen`."""
-        self._cameras[name].seen(now, stamp, age)
+        self._interlocks.cameras[name].seen(now, stamp, age)
         if name == self._profile.cameras[0].name and age >= -FUTURE_TOLERANCE:
             self._observation_stamp = stamp
 
     def on_joint_states(self, positions: Vector, gripper: float, now: float, stamp: int, age: float = 0.0) -> None:
         """Valid joint states arrived: positions in the profile's order, rad, `[n]`, gripper in m."""
-        self._joint_states.seen(now, stamp, age)
+        self._interlocks.joint_states.seen(now, stamp, age)
         self._measured, self._measured_gripper, self._measured_at = positions, gripper, now
         if self._lock_step:
             self._observation_stamp = stamp
-        self._joint_states_error = ""
+        self._interlocks.joint_states_error = ""
 
     def on_joint_states_error(self, sentence: str) -> None:
         """Joint states arrived that cannot be used; they block until valid ones come."""
-        self._joint_states_error = sentence
+        self._interlocks.joint_states_error = sentence
 
     def on_instruction(self, text: str) -> None:
         """The instruction changed; empty for none."""
-        self._instruction = text.strip()
+        self._interlocks.instruction = text.strip()
 
     def on_heartbeat(self, now: float) -> None:
         """The operator's dead-man signal."""
-        self._heartbeat.seen(now)
+        self._interlocks.heartbeat.seen(now)
+
+    def on_publishers(self, others: Sequence[str]) -> None:
+        """Nodes beside the guard that publish the command topic: two that drive one arm keep no limits."""
+        self._interlocks.other_publishers = tuple(others)
 
     def on_action(self, proposal: Proposal, now: float, age: float = 0.0) -> bool:
         """An action of the policy arrived.
@@ -238,40 +143,42 @@ class GuardCore:
         Returns:
             Whether it is followed from the next tick on.
         """
-        if not self._active:
+        if not self._interlocks.active:
             return False
-        self._last_policy_word = now
+        self._interlocks.on_policy_word(now)
         newest = self._policy
-        if newest is not None and now - newest.arrived < _SILENCE and proposal.stamp <= newest.proposal.stamp:
+        if newest is not None and now - newest.arrived < SILENCE and proposal.stamp <= newest.proposal.stamp:
             if proposal.stamp < newest.proposal.stamp:
-                self._refuse(
-                    Source.POLICY, now, "action_late", "answers an older observation than the action before it"
-                )
+                sentence = "answers an older observation than the action before it"
+                self._interlocks.refuse(Source.POLICY, now, "action_late", sentence)
             return False
         accepted = self._accept(Source.POLICY, proposal, now, age)
         if accepted is not None:
-            self._policy, self._refusal = accepted, None
+            self._policy = accepted
+            self._interlocks.on_good_action(accepted.observed)
         return accepted is not None
 
     def on_intervention(self, proposal: Proposal, now: float, age: float = 0.0) -> bool:
         """An intervention arrived; arguments and result as for `on_action`, the age counts when it has a stamp."""
-        if not self._active:
+        if not self._interlocks.active:
             return False
         accepted = self._accept(Source.INTERVENTION, proposal, now, age if proposal.stamp else 0.0)
+        self._intervention = accepted  # a device that sends nonsense drives no more
         if accepted is not None:
-            self._intervention, self._device_refusal = accepted, None
+            self._interlocks.on_good_intervention()
         return accepted is not None
 
     def estop(self) -> str:
         """Latch the stop; returns what happens, in a sentence."""
-        self._estopped = True
+        self._interlocks.estopped = True
         return "stopped: the arm brakes and holds until /irevla/clear_estop"
 
     def clear_estop(self) -> str:
         """Release the stop; actions from before it are not taken up again."""
-        if not self._estopped:
+        if not self._interlocks.estopped:
             return "was not stopped"
-        self._estopped = False
+        self._interlocks.estopped = False
+        self._interlocks.forget_actions()
         self._rearm = self._armed
         self._policy = self._intervention = None
         return "released: follows new actions from the measured state"
@@ -287,7 +194,7 @@ class GuardCore:
         Returns:
             A decision with one setpoint; None while the robot's state is unknown or the guard is inactive.
         """
-        if not self._active:
+        if not self._interlocks.active:
             return self._hold(now, 1) if self.is_moving else None
         if not self._arm(now):
             return None
@@ -315,10 +222,13 @@ class GuardCore:
         if not self._armed or not continuous:
             self._start_at_measured()
             self._armed, self._holding = True, False
-        self._refusal = None
+        self._interlocks.forget_refusal()
+        self._interlocks.on_policy_word(0.0)
         accepted = self._accept(source, proposal, 0.0, 0.0)
         self._last_source = source
-        reasons = self._common_reasons(0.0) + (self._policy_reasons(0.0) if source is Source.POLICY else [])
+        reasons = self._interlocks.against_anybody(0.0)
+        if source is Source.POLICY:
+            reasons += self._interlocks.against_policy(0.0)
         if accepted is None or reasons or not self._leave_hold():
             return self._hold(0.0, self._profile.substeps)
         return self._follow(accepted, self._profile.substeps)
@@ -326,23 +236,26 @@ class GuardCore:
     def status(self, now: float) -> Status:
         """Who drives the robot, and every reason why the policy does not."""
         reasons: list[Reason] = []
-        if not self._active:
-            state, reasons = State.INACTIVE, self._common_reasons(now)[:1]
-        elif self._estopped:
-            state, reasons = State.ESTOPPED, self._common_reasons(now)
+        interlocks = self._interlocks
+        if not interlocks.active:
+            state, reasons = State.INACTIVE, interlocks.against_anybody(now)[:1]
+        elif interlocks.estopped:
+            state, reasons = State.ESTOPPED, interlocks.against_anybody(now)
         else:
             state = self._driven_by(now)
-            reasons = self._common_reasons(now) + self._policy_reasons(now) if state is State.HOLDING else []
+            if state is State.HOLDING:
+                reasons = interlocks.against_anybody(now) + interlocks.against_policy(now)
         if self._armed and any(self._limiter.violations()):
             reasons.append(Reason("start_outside_limits", self._outside()))
-        counters = (self._total, self._limited, self._refused)
-        return Status(state, tuple(reasons), self._version, self._instruction, *counters)
+        counters = (self._total, self._limited, interlocks.refused)
+        return Status(state, tuple(reasons), self._version, interlocks.instruction, *counters)
 
     # How it is decided.
 
     def _driven_by(self, now: float) -> State:
         if self._lock_step:
-            source = None if self._common_reasons(now) or self._refusal else self._last_source
+            stopped = self._interlocks.against_anybody(now) or self._interlocks.refuses
+            source = None if stopped else self._last_source
         else:
             accepted = self._followed(now) if self._armed else None
             source = None if accepted is None else accepted.source
@@ -350,110 +263,42 @@ class GuardCore:
             return State.HOLDING
         return State.RUNNING if source is Source.POLICY else State.INTERVENED
 
-    def _refuse(self, source: Source, now: float, code: str, sentence: str) -> None:
-        """Count a refusal. The policy's blocks until its next good action, a device's for as long as it would drive."""
-        self._refused += 1
-        who = "action" if source is Source.POLICY else "intervention"
-        reason = Reason(code, f"{who} refused: {sentence}")
-        if source is Source.POLICY or self._lock_step:
-            self._refusal = reason
-        else:
-            self._device_refusal, self._device_refused, self._intervention = reason, now, None
-
     def _accept(self, source: Source, proposal: Proposal, now: float, age: float) -> _Accepted | None:
-        if self._estopped:
-            self._refused += 1
+        if self._interlocks.estopped:
+            self._interlocks.refused += 1
             return None
         limit = self._profile.action_timeout
         if age > limit:
-            self._refuse(
-                source, now, "action_late", f"came {age:.2f} s after its observation, expected within {limit:g} s"
-            )
+            sentence = f"came {age:.2f} s after its observation, expected within {limit:g} s"
+            self._interlocks.refuse(source, now, "action_late", sentence)
             return None
         if age < -FUTURE_TOLERANCE:
-            self._refuse(source, now, "action_invalid", f"answers an observation {-age:.2f} s in the future")
+            sentence = f"answers an observation {-age:.2f} s in the future"
+            self._interlocks.refuse(source, now, "action_invalid", sentence)
             return None
         try:
             target = joint_target(proposal, self._profile, self._limiter.setpoint.position)
         except ProposalError as error:
-            self._refuse(source, now, "action_invalid", str(error))
+            self._interlocks.refuse(source, now, "action_invalid", str(error))
             return None
         ticks = self._profile.substeps + _SLACK_TICKS
         return _Accepted(source, proposal, target, now, now - max(age, 0.0), ticks)
 
-    def _common_reasons(self, now: float) -> list[Reason]:
-        """What speaks against following anybody."""
-        reasons = []
-        if not self._active:
-            reasons.append(Reason("inactive", "the guard is not active"))
-        if self._estopped:
-            reasons.append(Reason("estop", "E-stop is set: release it with /irevla/clear_estop"))
-        if self._joint_states_error:
-            reasons.append(Reason("joint_states_invalid", self._joint_states_error))
-        if self._lock_step:
-            return reasons
-        if complaint := self._joint_states.complaint(now):
-            reasons.append(Reason("joint_states_stale", complaint))
-        if self._profile.require_heartbeat and (complaint := self._heartbeat.complaint(now)):
-            reasons.append(Reason("heartbeat_missing", complaint))
-        if self._device_refusal is not None and now - self._device_refused <= self._times.intervention_timeout:
-            reasons.append(self._device_refusal)
-        return reasons
-
-    def _policy_reasons(self, now: float) -> list[Reason]:
-        """What speaks against following the policy."""
-        reasons = []
-        if not self._instruction:
-            reasons.append(Reason("no_instruction", "no instruction: publish one on /irevla/instruction"))
-        if self._refusal is not None:
-            reasons.append(self._refusal)
-        if self._lock_step:
-            if self._last_source is None:
-                reasons.append(
-                    Reason("action_missing", "no action has arrived on /irevla/action: is the policy running?")
-                )
-            return reasons
-        for watchdog in self._cameras.values():
-            if complaint := watchdog.complaint(now):
-                reasons.append(Reason("camera_stale", complaint))
-        if not self._estopped and (missing := self._missing_action(now)):
-            reasons.append(missing)
-        return reasons
-
-    def _missing_action(self, now: float) -> Reason | None:
-        silence = now - self._last_policy_word
-        if math.isinf(silence):
-            return Reason("action_missing", "no action has arrived on /irevla/action: is the policy running?")
-        if silence > _SILENCE:
-            return Reason(
-                "action_missing", f"the policy is silent for {silence:.1f} s: it is dead, stopped or overloaded"
-            )
-        limit = self._profile.action_timeout + 1.0 / self._profile.control_rate
-        if self._policy is None:
-            return Reason("action_missing", "no action that can be followed has arrived yet")
-        age = now - self._policy.observed
-        if age > limit:
-            return Reason("action_late", f"newest action answers an observation {age:.2f} s old, expected {limit:g} s")
-        return None
-
     def _followed(self, now: float) -> _Accepted | None:
         """The proposal to follow, if any."""
-        if self._common_reasons(now):
+        if self._interlocks.against_anybody(now):
             return None
         device = self._intervention
         if device is not None and now - device.arrived <= self._times.intervention_timeout:
             return device
-        return None if self._policy_reasons(now) else self._policy
+        return None if self._interlocks.against_policy(now) else self._policy
 
     def _arm(self, now: float) -> bool:
         """Take the measured state as the commanded one, once; whether there is a commanded state."""
-        if not self._armed and self._measured is not None and not self._measured_unknown(now):
+        if not self._armed and self._measured is not None and not self._interlocks.joint_states_unknown(now):
             self._start_at_measured()
             self._armed = True
         return self._armed
-
-    def _measured_unknown(self, now: float) -> bool:
-        return bool(self._joint_states_error or self._joint_states.complaint(now))
 
     def _start_at_measured(self) -> None:
         assert self._measured is not None
@@ -512,7 +357,7 @@ class GuardCore:
         if not self._limiter.at_rest:
             self._at_rest_since = now
         setpoints, _ = self._limiter.plan(None, ticks)
-        reasons = self._common_reasons(now) + self._policy_reasons(now)
+        reasons = self._interlocks.against_anybody(now) + self._interlocks.against_policy(now)
         if not reasons and self._rearm:
             reasons = [Reason("rearming", "brakes to a stop before it starts again from the measured state")]
         first, self._holding, self._last_source = not self._holding, True, Source.HOLD

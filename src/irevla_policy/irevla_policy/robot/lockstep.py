@@ -7,7 +7,9 @@ motion is not carried out twice.
 
 from __future__ import annotations
 
-from irevla_policy.robot.guard import Decision, GuardCore, GuardTimes, Source
+from irevla_policy.robot.decision import Decision, Source
+from irevla_policy.robot.guard import GuardCore
+from irevla_policy.robot.interlocks import GuardTimes
 from irevla_policy.robot.limits import PositionKinematics
 from irevla_policy.robot.observation import Vector
 from irevla_policy.robot.profile import RobotProfile

@@ -5,7 +5,7 @@ from __future__ import annotations
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from irevla_msgs.msg import Action, Command, PolicyStatus
-from irevla_policy.robot.guard import Decision, State, Status
+from irevla_policy.robot.decision import Decision, State, Status
 from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.robot.proposal import Proposal
 from irevla_policy.ros.messages import nanoseconds, time_message

@@ -21,26 +21,26 @@ from dataclasses import dataclass
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Empty, Float64MultiArray, String
+from std_msgs.msg import Empty, String
 from std_srvs.srv import Trigger
-from trajectory_msgs.msg import JointTrajectory
 
-from irevla_msgs.msg import Action, Command, PolicyStatus
-from irevla_policy.robot.guard import Decision, GuardCore, GuardTimes, Source, Status
+from irevla_msgs.msg import Action, PolicyStatus
+from irevla_policy.robot.decision import Source, Status
+from irevla_policy.robot.guard import GuardCore
+from irevla_policy.robot.interlocks import GuardTimes
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.lockstep import LockStepGuard
 from irevla_policy.robot.observation import ObservationError
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.ros import qos
-from irevla_policy.ros.guard_messages import command_message, guard_diagnostics, proposal_of, status_message
+from irevla_policy.ros.command_output import CommandOutput
+from irevla_policy.ros.guard_messages import guard_diagnostics, proposal_of, status_message
 from irevla_policy.ros.lifecycle import autostart, spin
 from irevla_policy.ros.messages import (
     header_stamp,
     image_topics,
     joint_positions,
     nanoseconds,
-    positions_message,
-    trajectory_message,
 )
 from irevla_policy.ros.parameters import LifecycleSettings, SensorSettings, declare
 from irevla_policy.ros.ticker import Ticker
@@ -48,8 +48,6 @@ from irevla_policy.settings import setting
 
 # A thread waits for the interpreter's lock at most this long, s: the default of 5 ms is half a tick.
 _SWITCH_INTERVAL = 0.0005
-# A grid that is this far ahead of ROS time is left: the clock was set back, ns.
-_CLOCK_STEP = 1_000_000_000
 # Longest time that deactivation waits for the arm to brake, s.
 _BRAKING_TIME = 1.0
 
@@ -91,13 +89,9 @@ class GuardNode(LifecycleNode):
         self._lock_step = self._settings.lock_step
         self._answerer = LockStepGuard(self._profile, kinematics, times) if self._lock_step else None
         self._core = self._answerer.core if self._answerer else GuardCore(self._profile, kinematics, times)
-        self._dt = round(1e9 / self._profile.guard_rate)
-        self._is_trajectory = self._profile.command.type == "trajectory_msgs/JointTrajectory"
         self._guarding = threading.Lock()
         self._ticker = Ticker(1.0 / self._profile.guard_rate, self._on_tick, self._on_failure)
         self._active = False
-        self._next_stamp = 0
-        self._holds = 0
         self._said: tuple[object, ...] = ()
         self._warned: dict[str, float] = {}
         # The latched state of the guard is visible and the E-stop works in every state of the life cycle.
@@ -115,9 +109,7 @@ class GuardNode(LifecycleNode):
     def on_configure(self, _state: LifecycleState) -> TransitionCallbackReturn:
         """Make publishers and subscriptions."""
         profile, lock_step = self._profile, self._lock_step
-        kind = JointTrajectory if self._is_trajectory else Float64MultiArray
-        self._robot = self.create_publisher(kind, profile.command.topic, qos.command(lock_step))
-        self._record = self.create_publisher(Command, "/irevla/command", qos.command(lock_step))
+        self._output = CommandOutput(self, profile, lock_step, self._ros_now)
         self._inputs = [
             self.create_subscription(
                 JointState, profile.joint_states_topic, self._on_joint_states, qos.sensor(lock_step)
@@ -144,7 +136,8 @@ class GuardNode(LifecycleNode):
             self._core.activate()
             if self._answerer:
                 self._answerer.forget()
-            self._active, self._next_stamp = True, 0
+            self._output.restart()
+            self._active = True
         self._prepare_process()
         if not self._lock_step:
             self._ticker.start()
@@ -169,8 +162,7 @@ class GuardNode(LifecycleNode):
             self.destroy_subscription(subscription)
         if self._lock_step:
             self.destroy_timer(self._polling)
-        self.destroy_publisher(self._robot)
-        self.destroy_publisher(self._record)
+        self._output.destroy()
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -223,7 +215,7 @@ class GuardNode(LifecycleNode):
                 stamped = (stamp, self._age(stamp)) if stamp else (self._ros_now(), 0.0)
                 self._core.on_joint_states(positions, gripper, now, *stamped)
             elif self._active:
-                self._send(self._answerer.on_joint_states(positions, gripper, now, stamp))
+                self._output.send(self._answerer.on_joint_states(positions, gripper, now, stamp))
 
     def _on_instruction(self, message: String) -> None:
         with self._guarding:
@@ -249,14 +241,13 @@ class GuardNode(LifecycleNode):
             now = time.monotonic()
             if self._answerer is not None:
                 answer = self._answerer.on_action if is_policy else self._answerer.on_intervention
-                self._send(answer(proposal, now))
+                self._output.send(answer(proposal, now))
                 self._say_status()
                 return
             receive = self._core.on_action if is_policy else self._core.on_intervention
             accepted = receive(proposal, now, self._age(proposal.stamp))
-            if accepted and self._is_trajectory and self._ahead() <= self._dt:
-                # The next setpoint of the grid, ahead of its tick: it carries the time at which it starts.
-                self._send(self._core.tick(now))
+            if accepted and self._output.may_send_ahead:
+                self._output.send(self._core.tick(now))
 
     def _on_estop(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         with self._guarding:
@@ -278,45 +269,13 @@ class GuardNode(LifecycleNode):
 
     def _on_tick(self) -> None:
         with self._guarding:
-            if self._ahead() <= self._dt // 2:
-                self._send(self._core.tick(time.monotonic()))
+            if self._output.is_due:
+                self._output.send(self._core.tick(time.monotonic()))
             self._say_status()
 
     def _on_failure(self, error: BaseException) -> None:
         self.get_logger().fatal(f"the guard's clock failed: {error!r}; the process ends so that the robot stops")
         os._exit(70)
-
-    def _send(self, decision: Decision | None) -> bool:
-        """Publish a decision; whether there was one. The caller holds the lock."""
-        if decision is None:
-            return False
-        stamp = decision.stamp if self._lock_step else self._grid_stamp()
-        if self._is_trajectory:
-            self._robot.publish(
-                trajectory_message(self._profile, stamp, decision.setpoints, decision.gripper, self._dt)
-            )
-        else:
-            for setpoint in decision.setpoints:
-                self._robot.publish(positions_message(self._profile, setpoint, decision.gripper))
-        is_hold = decision.source is Source.HOLD
-        self._holds = (0 if decision.is_first else self._holds + 1) if is_hold else 0
-        if self._lock_step or decision.is_first or (is_hold and self._holds % self._profile.substeps == 0):
-            self._record.publish(command_message(decision, self._profile))
-        return True
-
-    def _ahead(self) -> int:
-        """How far the start of the next setpoint is ahead of ROS time, ns; it was sent ahead, or clocks drift."""
-        ahead = self._next_stamp - self._ros_now()
-        return ahead if ahead < _CLOCK_STEP else 0
-
-    def _grid_stamp(self) -> int:
-        """ROS time at which the next setpoint starts: exactly one tick after the one before, unless ticks were late."""
-        now = self._ros_now()
-        if now - self._next_stamp > 2 * self._dt or self._next_stamp - now > _CLOCK_STEP:
-            self._next_stamp = now
-        stamp = self._next_stamp
-        self._next_stamp += self._dt
-        return stamp
 
     def _say_status(self) -> None:
         """Publish the status if it changed."""
@@ -337,11 +296,13 @@ class GuardNode(LifecycleNode):
     def _poll(self) -> None:
         with self._guarding:
             if self._answerer is not None and self._active:
-                self._send(self._answerer.poll(time.monotonic()))
+                self._output.send(self._answerer.poll(time.monotonic()))
 
     def _report(self) -> None:
-        """Status and diagnostics, once a second."""
+        """Status and diagnostics, once a second; looks for others that publish the command topic."""
+        others = self._output.other_publishers() if self._active else []
         with self._guarding:
+            self._core.on_publishers(others)
             status = self._core.status(time.monotonic())
         median, worst = self._ticker.lateness()
         figures = {

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from irevla_policy.robot.guard import Source
+from irevla_policy.robot.decision import Source
 from irevla_policy.robot.lockstep import follows
 from irevla_policy.robot.observation import Observation
 from irevla_policy.robot.pilot import Flown, Pilot, ServedPolicy

@@ -27,7 +27,7 @@ from irevla_msgs.srv import LoadPolicy, RollbackPolicy
 from irevla_policy.errors import UserError
 from irevla_policy.recording.images import decode_compressed, decode_image
 from irevla_policy.robot.assembly import ObservationAssembler
-from irevla_policy.robot.guard import Source
+from irevla_policy.robot.decision import Source
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.observation import Observation
 from irevla_policy.robot.pilot import Flown, Pilot, ServedPolicy

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from irevla_policy.robot.guard import Decision, GuardCore, GuardTimes, Source, State
+from irevla_policy.robot.decision import Decision, Source, State
+from irevla_policy.robot.guard import GuardCore
+from irevla_policy.robot.interlocks import GuardTimes
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.lockstep import LockStepGuard, follows
 from irevla_policy.robot.profile import load_profile
@@ -335,6 +337,28 @@ def test_a_device_that_sends_nonsense_holds():
     assert robot.codes() == ["action_invalid"]
     robot.run(0.4)
     assert robot.state() is State.RUNNING
+
+
+def test_holds_beside_another_publisher_of_the_command_topic():
+    robot = Robot()
+    robot.run(0.2)
+    robot.core.on_publishers(["/irevla_guard"])
+    robot.run(0.2)
+    assert robot.codes() == ["other_publisher"]
+    assert f"{PROFILE.command.topic} is also published by /irevla_guard" in robot.sent[-1].reason
+    robot.core.on_publishers([])
+    robot.run(0.1)
+    assert robot.state() is State.RUNNING
+
+
+def test_a_hold_never_carries_a_stamp_of_the_future():
+    robot = Robot()
+    robot.run(0.2)
+    robot.core.on_camera(CAMERA, robot.now, 2**62, age=-1e6)
+    robot.parts.remove("policy")
+    held = robot.run(0.5)
+    assert held.source is Source.HOLD
+    assert held.stamp <= round(robot.now * 1e9)
 
 
 def test_heartbeat():

@@ -50,7 +50,7 @@ class StandInRobot:
         self.path: list[tuple[int, np.ndarray]] = []
         self.arrived: list[float] = []
         node = self.node
-        self._images = node.create_publisher(Image, PROFILE.cameras[0].topic, qos.sensor())
+        self.images = node.create_publisher(Image, PROFILE.cameras[0].topic, qos.sensor())
         self._states = node.create_publisher(JointState, PROFILE.joint_states_topic, qos.sensor())
         self._instructions = node.create_publisher(String, "/irevla/instruction", qos.latched())
         self.interventions = node.create_publisher(Action, "/irevla/intervention", qos.command())
@@ -118,7 +118,7 @@ class StandInRobot:
             if self.camera and tick % 5 == 0:
                 image = image_message(self._frame, stamp)
                 self.change_image(image)
-                self._images.publish(image)
+                self.images.publish(image)
             tick += 1
             due += 0.01
             time.sleep(max(0.0, due - time.monotonic()))

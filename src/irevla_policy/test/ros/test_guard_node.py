@@ -212,6 +212,27 @@ def test_limits_hold_under_a_wild_policy(robot):
     assert any(command.limited for command in robot.commands)
 
 
+def test_a_second_guard_makes_both_hold(robot):
+    with policy(robot):
+        second = robot.start("-m", "irevla_policy.ros.guard_node")
+        try:
+            robot.wait_for_state(HOLDING, "other_publisher", 10.0)
+            assert "also published by /irevla_guard" in robot.status.reason
+        finally:
+            output = finish(second)
+        assert second.returncode == 0, output
+        robot.wait_for_state(RUNNING)
+    robot.path.clear()  # of two guards
+
+
+def test_images_that_are_none_are_survived(robot):
+    with policy(robot):
+        for junk in (b"\x00\x01\x00\x00", b"\x00\x01\x00\x00" + b"\xff" * 60):
+            robot.images.publish(junk)
+            time.sleep(0.1)
+        robot.wait_for_state(RUNNING)
+
+
 def test_the_guard_needs_no_torch():
     code = "import irevla_policy.ros.guard_node, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0

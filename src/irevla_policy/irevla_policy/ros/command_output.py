@@ -1,0 +1,103 @@
+"""What the guard sends: commands to the robot on an exact grid of stamps, and the record of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rclpy.lifecycle import LifecycleNode
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory
+
+from irevla_msgs.msg import Command
+from irevla_policy.robot.decision import Decision, Source
+from irevla_policy.robot.profile import RobotProfile
+from irevla_policy.ros import qos
+from irevla_policy.ros.guard_messages import command_message
+from irevla_policy.ros.messages import positions_message, trajectory_message
+
+# A grid that is this far ahead of ROS time is left: the clock was set back, ns.
+_CLOCK_STEP = 1_000_000_000
+
+
+class CommandOutput:
+    """Publishes decisions on the profile's command topic and on /irevla/command.
+
+    Args:
+        node: Owner of the publishers.
+        profile: The robot.
+        lock_step: Whether every decision answers an observation, whose stamp it carries.
+        now: ROS time, ns.
+    """
+
+    def __init__(self, node: LifecycleNode, profile: RobotProfile, lock_step: bool, now: Callable[[], int]) -> None:
+        self._node = node
+        self._profile = profile
+        self._lock_step = lock_step
+        self._now = now
+        self._dt = round(1e9 / profile.guard_rate)
+        self._is_trajectory = profile.command.type == "trajectory_msgs/JointTrajectory"
+        kind = JointTrajectory if self._is_trajectory else Float64MultiArray
+        self._robot = node.create_publisher(kind, profile.command.topic, qos.command(lock_step))
+        self._record = node.create_publisher(Command, "/irevla/command", qos.command(lock_step))
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new grid."""
+        self._next_stamp = 0
+        self._holds = 0
+
+    def destroy(self) -> None:
+        """Give the publishers back."""
+        self._node.destroy_publisher(self._robot)
+        self._node.destroy_publisher(self._record)
+
+    def other_publishers(self) -> list[str]:
+        """Names of the nodes that publish the command topic beside this one."""
+        found = self._node.get_publishers_info_by_topic(self._profile.command.topic)
+        names = [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found]
+        own = f"{self._node.get_namespace().rstrip('/')}/{self._node.get_name()}"
+        if own in names:
+            names.remove(own)  # once: another guard has the same name
+        return sorted(names)
+
+    def send(self, decision: Decision | None) -> bool:
+        """Publish a decision; returns whether there was one."""
+        if decision is None:
+            return False
+        stamp = decision.stamp if self._lock_step else self._grid_stamp()
+        if self._is_trajectory:
+            self._robot.publish(
+                trajectory_message(self._profile, stamp, decision.setpoints, decision.gripper, self._dt)
+            )
+        else:
+            for setpoint in decision.setpoints:
+                self._robot.publish(positions_message(self._profile, setpoint, decision.gripper))
+        is_hold = decision.source is Source.HOLD
+        self._holds = (0 if decision.is_first else self._holds + 1) if is_hold else 0
+        if self._lock_step or decision.is_first or (is_hold and self._holds % self._profile.substeps == 0):
+            self._record.publish(command_message(decision, self._profile))
+        return True
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the time of the next setpoint has come; it has not when that was sent ahead, or clocks drift."""
+        return self._ahead() <= self._dt // 2
+
+    @property
+    def may_send_ahead(self) -> bool:
+        """Whether the next setpoint can be sent before its time, as its stamp will say when it starts."""
+        return self._is_trajectory and self._ahead() <= self._dt
+
+    def _ahead(self) -> int:
+        """How far the start of the next setpoint is ahead of ROS time, ns."""
+        ahead = self._next_stamp - self._now()
+        return ahead if ahead < _CLOCK_STEP else 0
+
+    def _grid_stamp(self) -> int:
+        """ROS time at which the next setpoint starts: exactly one tick after the one before, unless ticks were late."""
+        now = self._now()
+        if now - self._next_stamp > 2 * self._dt or self._next_stamp - now > _CLOCK_STEP:
+            self._next_stamp = now
+        stamp = self._next_stamp
+        self._next_stamp += self._dt
+        return stamp
