@@ -17,6 +17,7 @@ from irevla_policy.ros.messages import positions_message, trajectory_message
 
 # A grid that is this far ahead of ROS time is left: the clock was set back, ns.
 _CLOCK_STEP = 1_000_000_000
+_NOT_KNOWN_YET = "_NODE_NAME_UNKNOWN_"
 
 
 class CommandOutput:
@@ -54,7 +55,13 @@ class CommandOutput:
     def other_publishers(self) -> list[str]:
         """Names of the nodes that publish the command topic beside this one."""
         found = self._node.get_publishers_info_by_topic(self._profile.command.topic)
-        names = [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found]
+        names = [
+            # Discovery learns of publishers before it learns of their nodes.
+            "a node whose name is not known yet"
+            if info.node_name == _NOT_KNOWN_YET
+            else f"{info.node_namespace.rstrip('/')}/{info.node_name}"
+            for info in found
+        ]
         own = f"{self._node.get_namespace().rstrip('/')}/{self._node.get_name()}"
         if own in names:
             names.remove(own)  # once: another guard has the same name

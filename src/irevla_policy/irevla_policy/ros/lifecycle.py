@@ -61,9 +61,9 @@ def spin(make_node: Callable[[], Node], args: list[str] | None = None, executor:
 def _run(make_node: Callable[[], Node], args: list[str] | None, executor: str) -> int:
     """Run a node; returns the exit code: 0 when told to end, 1 when it failed, 2 when it could not start."""
     end_at_once_when_told()
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node: Node | None = None
     try:
+        _init(args)
         node = make_node()
         _spin_until_told(node, _EXECUTORS[executor]())
     except UserError as error:
@@ -75,6 +75,13 @@ def _run(make_node: Callable[[], Node], args: list[str] | None, executor: str) -
     finally:
         _end(node)
     return 0
+
+
+def _init(args: list[str] | None) -> None:
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:
+        raise UserError(f"ROS arguments or parameter file: {error}") from None
 
 
 def _spin_until_told(node: Node, runner: Executor) -> None:

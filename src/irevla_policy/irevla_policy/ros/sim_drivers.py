@@ -31,7 +31,7 @@ CLOSE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Reset:
-    """What an episode starts from; a negative seed lets the node draw one."""
+    """What an episode starts from; a seed of -1 lets the node draw one."""
 
     task: str
     variation: str

@@ -33,6 +33,7 @@ from irevla_policy.ros.sim_drivers import LockStepDriver, Reset, Started, WorldT
 from irevla_policy.settings import SettingsError, setting
 from irevla_policy.sim.controller import CommandError, Trajectory
 from irevla_policy.sim.gl import require_gl
+from irevla_policy.sim.world import WorldError
 
 if TYPE_CHECKING:
     from irevla_policy.sim.metaworld import MetaWorld
@@ -154,11 +155,13 @@ class SimNode(Node):
         return response
 
     def _start(self, reset: Reset) -> Started:
+        if reset.seed < -1:
+            raise WorldError(f"seed: must be at least 0, or -1 to draw one, found {reset.seed}")
         seed = reset.seed if reset.seed >= 0 else random.SystemRandom().randrange(2**31)
         try:
             started = self._driver.reset(replace(reset, seed=seed)).result(_RESET_SECONDS)
         except LateError:
-            raise UserError(f"the world did not reset within {_RESET_SECONDS:g} s") from None
+            raise WorldError(f"the world did not reset within {_RESET_SECONDS:g} s") from None
         self._task = reset.task
         self.get_logger().info(f"{reset.task} {reset.variation} seed {seed}: {started.instruction}")
         return started

@@ -45,7 +45,7 @@ def graph() -> Iterator[StandInRobot]:
 @pytest.fixture
 def robot(graph: StandInRobot) -> Iterator[StandInRobot]:
     graph.camera = graph.joints = True
-    graph.change_joints = lambda message: None
+    graph.change_joints = graph.change_image = lambda message: None
     graph.say("press the button")
     graph.path.clear()
     graph.commands.clear()
@@ -56,6 +56,7 @@ def robot(graph: StandInRobot) -> Iterator[StandInRobot]:
 
 @contextmanager
 def policy(robot: StandInRobot, mode: str = "good") -> Iterator[subprocess.Popen[str]]:
+    robot.wait_for_state(HOLDING)  # the policy of the test before is gone
     process = robot.start(POLICY, mode)
     try:
         if mode == "good":
@@ -133,17 +134,63 @@ def test_a_stale_sensor_stops_the_robot_in_time(robot, part, code, word):
         robot.wait_for_state(RUNNING)
 
 
-def test_joint_states_that_are_not_finite_are_refused(robot):
+@pytest.mark.parametrize("sensor", ["change_image", "change_joints"])
+@pytest.mark.parametrize(
+    ("seconds", "word"), [(-30, "newest is 3"), (30, "in the future, expected synchronised clocks")]
+)
+def test_stamps_from_another_time_make_a_sensor_stale(robot, sensor, seconds, word):
+    code = "camera_stale" if sensor == "change_image" else "joint_states_stale"
+
+    def shift(message):
+        message.header.stamp.sec += seconds
+
     with policy(robot):
+        setattr(robot, sensor, shift)
+        robot.wait_for_state(HOLDING, code)
+        robot.wait(lambda: word in robot.status.reason, word)
+        assert_holds(robot)
+        setattr(robot, sensor, lambda message: None)
+        robot.wait_for_state(RUNNING)
 
-        def spoil(message):
-            message.position[2] = float("nan")
 
+def _nan(message):
+    message.position[2] = float("nan")
+
+
+def _missing(message):
+    message.name, message.position = message.name[1:], message.position[1:]
+
+
+def _unequal(message):
+    message.position = message.position[:3]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (_nan, "joint 'right_j2' is nan"),
+        (_missing, "joint 'right_j0' of profile 'metaworld_sawyer' is missing"),
+        (_unequal, "8 names and 3 positions"),
+    ],
+)
+def test_joint_states_that_cannot_be_used_are_refused(robot, spoil, word):
+    with policy(robot):
         robot.change_joints = spoil
         robot.wait_for_state(HOLDING, "joint_states_invalid")
-        assert "joint 'right_j2' is nan" in robot.status.reason
+        assert word in robot.status.reason
         robot.change_joints = lambda message: None
         robot.wait_for_state(RUNNING)
+
+
+def test_further_joints_and_another_order_do_not_matter(robot):
+    def mix(message):
+        message.name = ["wheel", *message.name[::-1]]
+        message.position = [9.0, *message.position[::-1]]
+
+    with policy(robot):
+        robot.change_joints = mix
+        time.sleep(0.5)
+        assert robot.status.state == RUNNING, robot.status.reason
 
 
 @pytest.mark.parametrize(
@@ -201,7 +248,6 @@ def test_an_intervention_overrides_and_ends(robot):
 
 
 def test_limits_hold_under_a_wild_policy(robot):
-    robot.wait_for_state(HOLDING)  # the policy of the test before is gone
     with policy(robot, "wild"):
         robot.wait_for_state(RUNNING, seconds=10.0)
         robot.path.clear()
@@ -217,7 +263,7 @@ def test_a_second_guard_makes_both_hold(robot):
         second = robot.start("-m", "irevla_policy.ros.guard_node")
         try:
             robot.wait_for_state(HOLDING, "other_publisher", 10.0)
-            assert "also published by /irevla_guard" in robot.status.reason
+            robot.wait(lambda: "also published by /irevla_guard" in robot.status.reason, "its name")
         finally:
             output = finish(second)
         assert second.returncode == 0, output
@@ -238,9 +284,33 @@ def test_the_guard_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0
 
 
-def test_a_wrong_parameter_ends_the_process_with_one_line(graph):
-    process = graph.start("-m", "irevla_policy.ros.guard_node", "--ros-args", "-p", "rate:=5.0")
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("/**: {ros__parameters: {rate: 5.0}}", "unknown parameter 'rate'"),
+        ("/**: {ros__parameters: {nice: -5000}}", "nice: must be in [-20, 19], found -5000"),
+        ("/**: {ros__parameters: {heartbeat_timeout: 500}}", "must be in (0, 10] s, found 500.0"),  # in ms
+        ("irevla_guard: [ros__parameters", "Couldn't parse params file"),
+        (None, "Error opening YAML file"),
+    ],
+    ids=["unknown", "range", "unit", "not YAML", "no file"],
+)
+def test_a_wrong_parameter_file_ends_the_process_with_one_line(graph, tmp_path, text, word):
+    path = tmp_path / "parameters.yaml"
+    if text is not None:
+        path.write_text(text)
+    process = graph.start("-m", "irevla_policy.ros.guard_node", "--ros-args", "--params-file", str(path))
     output, _ = process.communicate(timeout=15.0)
     assert process.returncode == 2
-    assert "unknown parameter 'rate'" in output
+    assert word in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("after", [0.2, 0.5])
+def test_a_signal_during_the_start_ends_the_process_quietly(graph, number, after):
+    process = graph.start("-m", "irevla_policy.ros.policy_node")
+    time.sleep(after)
+    output = finish(process, number)
+    assert process.returncode == 0
     assert "Traceback" not in output

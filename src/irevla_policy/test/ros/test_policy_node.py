@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from irevla_msgs.srv import LoadPolicy, RollbackPolicy
 from irevla_policy.model.checkpoint import checkpoint_version, save_checkpoint
 from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.policy import VLAPolicy
+from irevla_policy.ros.messages import nanoseconds, time_message
 
 sys.path.insert(0, str(Path(__file__).parent))
 from stand_in_robot import PROFILE, StandInRobot, finish
@@ -124,6 +127,21 @@ def test_bad_input_is_named_and_survived(robot, sensor, change, word):
     robot.wait_for_state(PolicyStatus.STATE_RUNNING)
 
 
+def test_an_image_from_the_past_is_named_and_left_out(robot):
+    late = cycle([0, 0, 0, 200_000_000])
+
+    def delay_some(message):
+        message.header.stamp = time_message(nanoseconds(message.header.stamp) - next(late))
+
+    robot.change_image = delay_some
+    robot.wait(lambda: "before the newest one" in robot.diagnosed["irevla_policy"].message, "its diagnosis")
+    robot.actions.clear()
+    time.sleep(0.5)
+    stamps = [nanoseconds(action.header.stamp) for action in robot.actions]
+    assert stamps == sorted(set(stamps))
+    assert len(stamps) > 3
+
+
 def test_another_checkpoint_is_swapped_in_and_rolled_back(robot, checkpoints):
     one, two = (checkpoint_version(folder) for folder in checkpoints)
     answer = robot.call("/irevla/load_policy", LoadPolicy, path=str(checkpoints[1]))
@@ -147,6 +165,18 @@ def test_a_checkpoint_that_cannot_be_loaded_leaves_the_old_one(robot, checkpoint
         assert not answer.accepted
         assert word in answer.message
         assert answer.policy_version == robot.actions[-1].policy_version
+    robot.actions.clear()
+    robot.wait(lambda: robot.actions, "an action")
+
+
+def test_a_checkpoint_for_another_action_space_leaves_the_old_one(robot, tmp_path):
+    other = replace(PROFILE, action_space="joint_delta")
+    save_checkpoint(tmp_path / "other", VLAPolicy.create(ModelSettings(), RobotFacts.of(other), seed=0))
+    robot.wait(lambda: robot.actions, "an action")
+    answer = robot.call("/irevla/load_policy", LoadPolicy, path=str(tmp_path / "other"))
+    assert not answer.accepted
+    assert "joint_delta" in answer.message
+    assert "ee_delta" in answer.message
     robot.actions.clear()
     robot.wait(lambda: robot.actions, "an action")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -10,14 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
+
+from irevla_msgs.msg import StepInfo
 
 sys.path.insert(0, str(Path(__file__).parent))
 from sim_client import Seen, SimClient, process
 
 from irevla_policy.robot.limits import Setpoint
 from irevla_policy.robot.profile import load_profile
-from irevla_policy.ros.messages import nanoseconds, time_message, trajectory_message
+from irevla_policy.ros import qos
+from irevla_policy.ros.messages import joint_state_message, nanoseconds, time_message, trajectory_message
 from irevla_policy.sim.experts import expert_for
 from irevla_policy.sim.metaworld import MetaWorld
 from irevla_policy.sim.world import StepResult
@@ -102,6 +109,9 @@ def test_commands_that_are_wrong_or_late_move_nothing(client: SimClient, tmp_pat
         refused = client.reset("rech", 0)
         assert not refused.accepted
         assert "did you mean 'reach'?" in refused.message
+        refused = client.reset("reach", -2)
+        assert not refused.accepted
+        assert "seed: must be at least 0, or -1 to draw one, found -2" in refused.message
         # Another order of joints is the same command.
         good = command(stamp)
         good.joint_names = good.joint_names[::-1]
@@ -157,6 +167,71 @@ def test_the_expert_answers_every_step_once_and_opens_the_drawer(client: SimClie
         assert result.success
         client.spin(0.3)
         assert stamp not in client.interventions
+
+
+def test_image_size_is_a_parameter_and_the_clock_is_the_stamp(client: SimClient, tmp_path: Path) -> None:
+    clocks: list[int] = []
+    client.node.create_subscription(Clock, "/clock", lambda message: clocks.append(nanoseconds(message.clock)), 10)
+    with process("sim_node", tmp_path, lock_step=True, task="reach", image_width=64, image_height=48):
+        client.ready()
+        stamp = min(client.seen)
+        assert client.seen[stamp].image.shape == (48, 64, 3)
+        client.wait(lambda: stamp in clocks)
+        client.send(client.seen[stamp], np.zeros(4))
+        client.wait(lambda: stamp + 50_000_000 in clocks)
+
+
+def test_a_renderer_that_fails_ends_the_node_with_one_line(tmp_path: Path) -> None:
+    # Found by the world, which renders nothing itself in real time, only when the first image is due.
+    program = (
+        "from irevla_policy.ros import sim_node, sim_real_time\n"
+        "from irevla_policy.sim.world import WorldError\n"
+        "class Broken:\n"
+        "    def __init__(self, *arguments):\n"
+        "        raise WorldError('cannot render: no GL')\n"
+        "sim_real_time.CameraRenderer = Broken\n"
+        "sim_node.main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 1, ended.stderr
+    assert "error: cannot render: no GL" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_missing_gl_library_is_named(tmp_path: Path) -> None:
+    environment = {**os.environ, "MUJOCO_GL": "vulkan"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "irevla_policy.ros.sim_node"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert "MUJOCO_GL='vulkan'" in ended.stderr
+    assert "libegl1" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_expert_survives_a_state_that_is_none(client: SimClient, tmp_path: Path) -> None:
+    steps = client.node.create_publisher(StepInfo, "/irevla/step_info", qos.sensor(True))
+    joints = client.node.create_publisher(JointState, PROFILE.joint_states_topic, qos.sensor(True))
+    with process("expert_node", tmp_path, lock_step=True) as running:
+        client.wait(lambda: steps.get_subscription_count() > 1 and joints.get_subscription_count() > 1)
+        states = ([], [0.0] * 3, [float("nan")] * 39, [0.0] * 39)
+        for number, (task, state) in enumerate([("reahc", states[-1]), *(("reach", state) for state in states)], 1):
+            stamp = number * 50_000_000
+            step = StepInfo(task=task, state=state)
+            step.header.stamp = time_message(stamp)
+            steps.publish(step)
+            joints.publish(joint_state_message(PROFILE, stamp, np.array(PROFILE.home), 0.1))
+            client.spin(0.1)
+        client.wait(lambda: client.interventions)
+        assert list(client.interventions) == [5 * 50_000_000]
+        assert running.poll() is None
+    log = (tmp_path / "expert_node.log").read_text()
+    assert "did you mean 'reach'?" in log
+    assert "Traceback" not in log
 
 
 def test_real_time_keeps_its_rates_follows_commands_and_holds(tmp_path: Path) -> None:
