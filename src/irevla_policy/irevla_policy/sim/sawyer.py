@@ -46,8 +46,8 @@ class Servo:
 
 
 # The arm follows its setpoints with a lag of some 35 ms (damping / stiffness), close to that of the mocap weld. The
-# scripted experts count on it: held for 50 ms, their gains make an arm without lag swing around the goal. Torques are a
-# few times those of the real Sawyer: Meta-World's tasks ask for more speed than it has.
+# scripted experts count on it: held for 50 ms, their gains make an arm without lag swing around the goal. Torques are
+# five to seven times those of the real Sawyer: Meta-World's tasks ask for more than it can do.
 SERVOS = (
     Servo(6750.0, 236.0, 0.5, 400.0),
     Servo(6750.0, 236.0, 0.5, 400.0),
