@@ -22,7 +22,7 @@ COMMAND_TYPES = ("trajectory_msgs/JointTrajectory", "std_msgs/Float64MultiArray"
 
 # A joint position beyond two turns, a speed beyond 8 turns a second or a length beyond 10 m
 # is a file written in degrees or millimetres rather than a robot.
-_LARGEST_ANGLE = 4 * math.pi
+LARGEST_ANGLE = 4 * math.pi
 _LARGEST_SPEED = 50.0
 _LARGEST_LENGTH = 10.0
 
@@ -45,7 +45,7 @@ class Joint:
 
     name: str = setting(doc="Name in joint states, URDF and commands")
     position: tuple[float, float] = setting(
-        doc="Lowest and highest position", unit="rad", at_least=-_LARGEST_ANGLE, at_most=_LARGEST_ANGLE
+        doc="Lowest and highest position", unit="rad", at_least=-LARGEST_ANGLE, at_most=LARGEST_ANGLE
     )
     velocity: float = setting(doc="Largest speed", unit="rad/s", above=0.0, at_most=_LARGEST_SPEED)
     acceleration: float = setting(doc="Largest acceleration", unit="rad/s^2", above=0.0, at_most=1000.0)

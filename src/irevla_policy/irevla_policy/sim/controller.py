@@ -10,7 +10,7 @@ import numpy as np
 from irevla_policy.errors import UserError
 from irevla_policy.robot.limits import Setpoint
 from irevla_policy.robot.observation import Vector
-from irevla_policy.robot.profile import RobotProfile
+from irevla_policy.robot.profile import LARGEST_ANGLE, RobotProfile
 
 _TIME_TOLERANCE = 1e-6  # s
 
@@ -67,11 +67,13 @@ class Trajectory:
                 raise CommandError(f"command: point {number} has {len(positions)} positions for {len(names)} joints")
         times = np.array([time for time, _ in points], dtype=np.float64)
         table = np.array([positions for _, positions in points], dtype=np.float64)
-        if not np.isfinite(table).all():
-            point, joint = np.argwhere(~np.isfinite(table))[0]
-            value = table[point, joint]
+        # Not beyond what a position may be in a profile: the physics would blow up.
+        possible = np.abs(table) <= LARGEST_ANGLE
+        if not possible.all():
+            point, joint = np.argwhere(~possible)[0]
             raise CommandError(
-                f"command: joint {names[joint]!r} is at {value} in point {point}, expected a finite number"
+                f"command: joint {names[joint]!r} is at {table[point, joint]} in point {point}, expected a number "
+                f"from {-LARGEST_ANGLE:.4g} to {LARGEST_ANGLE:.4g}"
             )
         if times[0] < 0.0 or (np.diff(times) <= 0.0).any():
             raise CommandError(f"command: expected rising times from the start, found {times.tolist()} s")

@@ -77,6 +77,7 @@ def test_a_control_period_in_lock_step_has_a_point_for_each_substep() -> None:
         (NAMES, [(DT, [0.0] * 7)], "point 0 has 7 positions for 8 joints"),
         (NAMES, points((DT, float("nan"))), "joint 'right_j0' is at nan in point 0"),
         (NAMES, points((DT, float("inf"))), "joint 'right_j0' is at inf in point 0"),
+        (NAMES, points((DT, 1e300)), "is at 1e.300 in point 0, expected a number from -12.57 to 12.57"),
         (NAMES, points((DT, 0.0), (DT, 0.0)), "expected rising times"),
         (NAMES, points((-DT, 0.0)), "expected rising times"),
     ],
