@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from irevla_policy.errors import RunError
 from irevla_policy.graph.description import Graph
-from irevla_policy.graph.environment import default_environment
+from irevla_policy.graph.environment import adopt_environment
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.supervisor import Supervisor
 from irevla_policy.recording.episode import EpisodeInfo, read_label
@@ -20,7 +19,6 @@ from irevla_policy.robot.profile import RobotProfile, load_profile
 from irevla_trainer.ros.episodes import EpisodeRunner
 from irevla_trainer.seeds import episode_seeds
 
-EXPERT_NODE = "irevla_expert"
 # Recordings of one episode until it is given up.
 _TRIALS = 3
 
@@ -108,16 +106,12 @@ def collect(
     names = wanted.names()
     profile = load_profile(wanted.robot)
     found = {name: _existing(wanted.folder / name, task, seed, profile) for task, seed, name in names}
-    done: list[Collected] = []
-    if all(found.values()):
-        graph = None
-    else:
-        graph = _graph(wanted)
-        for name, value in default_environment().items():
-            os.environ.setdefault(name, value)
-        os.environ.setdefault("ROS_DOMAIN_ID", str(_own_domain()))
-    if graph is None:
-        return [episode for episode in found.values() if episode is not None]
+    done = [episode for episode in found.values() if episode is not None]
+    if len(done) == len(names):
+        return done
+    graph = _graph(wanted)
+    adopt_environment(private=True)
+    done = []
     with Supervisor(graph, log_dir=log_dir) as running, EpisodeRunner(lock_step=True, check=running.check) as runner:
         for number, (task, seed, name) in enumerate(names, start=1):
             episode = found[name]
@@ -153,17 +147,11 @@ def _graph(wanted: Collection) -> Graph:
         "task": wanted.tasks[0],
         "mode": "lock_step",
         "expert": "true",
+        "noise": str(wanted.noise),
         "record": str(wanted.folder),
         "image_format": wanted.image_format,
     }
-    graph = find_graph("sim").resolve(arguments)
-    nodes = [
-        replace(node, parameters={**node.parameters, "noise": wanted.noise, "seed": wanted.seed})
-        if node.name == EXPERT_NODE
-        else node
-        for node in graph.nodes
-    ]
-    return replace(graph, nodes=tuple(nodes))
+    return find_graph("sim").resolve(arguments)
 
 
 def _existing(bag: Path, task: str, seed: int, profile: RobotProfile) -> Collected | None:
@@ -202,11 +190,3 @@ def _set_aside(bag: Path) -> None:
             number += 1
             target = bag.with_name(f"{bag.name}_aborted{number}")
         bag.rename(target)
-
-
-def _own_domain() -> int:
-    """A ROS domain of this process's own, so that graphs beside each other never meet.
-
-    Domains above 101 can clash with the ports that Linux gives to outgoing connections.
-    """
-    return 1 + os.getpid() % 101
