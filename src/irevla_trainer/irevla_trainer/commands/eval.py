@@ -67,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print one line per task."""
     os.environ.setdefault("MUJOCO_GL", "egl")
+    from irevla_policy.sim.gl import require_gl
+
+    require_gl()
     from irevla_policy.model.checkpoint import check_fits, checkpoint_version, load_checkpoint, read_provenance
     from irevla_policy.robot.profile import load_profile
     from irevla_policy.sim.metaworld import MetaWorld
