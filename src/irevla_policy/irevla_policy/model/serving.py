@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from irevla_policy.model.checkpoint import CheckpointError, check_fits, checkpoint_version, load_checkpoint
+from irevla_policy.model.device import require_device
 from irevla_policy.robot.observation import Observation
 from irevla_policy.robot.pilot import ServedPolicy
 from irevla_policy.robot.profile import RobotProfile
@@ -32,9 +33,10 @@ def load_for_serving(folder: str | Path, profile: RobotProfile, device: str) -> 
 
     Raises:
         CheckpointError: It is incomplete or damaged, made for another robot, or gives no finite action.
+        DeviceError: The device cannot be used.
     """
     version = checkpoint_version(folder)
-    policy = load_checkpoint(folder, device)
+    policy = load_checkpoint(folder, require_device(device))
     check_fits(folder, policy.robot, profile)
     images = {camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in profile.cameras}
     observation = Observation(0, images, np.array(profile.home), 0.0, "warm up")

@@ -18,12 +18,15 @@ class FolderLock:
         folder: Folder of bags; made when missing.
 
     Raises:
-        BagError: Another process holds it.
+        BagError: Another process holds it, or there is a file in its place.
         OSError: The folder cannot be made.
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise BagError(f"{folder}: expected a folder for bags, and there is a file of that name") from None
         self._file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,6 +8,7 @@ Configure loads the checkpoint, activate begins to propose, deactivate stops (th
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -244,7 +245,7 @@ class PolicyNode(LifecycleNode):
             problem = ""
             with self._loading:
                 try:
-                    served = self._load(request.path)
+                    served = self._load(os.path.abspath(request.path))
                     self._model.serve(served)
                 except Exception as error:
                     known = isinstance(error, UserError)

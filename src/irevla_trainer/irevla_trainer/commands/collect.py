@@ -2,7 +2,7 @@
 
 The graph runs in lock-step: as fast as the machine allows, and the same bags for the same seeds. Failures of the expert
 are kept and labelled as such. Episodes that lie in the folder already are not recorded again, so the same command goes
-on after Ctrl-C or a crash. Bags are named TASK[-VARIATION]_SEED.
+on after Ctrl-C or a crash. Bags are named TASK[-VARIATION][-noiseNOISE]_SEED.
 
 With --json, FILE is one object:
   folder    of the bags
@@ -54,11 +54,13 @@ def run(args: argparse.Namespace) -> int:
     """Collect, and print a line per task."""
     from irevla_trainer.ros.collecting import Collection, collect
 
-    tasks = [task.strip() for task in args.task.split(",") if task.strip()]
+    tasks = list(dict.fromkeys(task.strip() for task in args.task.split(",") if task.strip()))
     if not tasks or args.episodes < 1:
         raise SettingsError("--task and --episodes: expected at least one task and one episode")
     if not 0.0 <= args.noise <= 1.0:
         raise SettingsError(f"--noise: expected a number in [0, 1], found {args.noise:g}")
+    if args.out.exists() and not args.out.is_dir():
+        raise SettingsError(f"--out: expected a folder for bags, {args.out} is a file")
     wanted = Collection(
         tasks=tasks,
         episodes=args.episodes,

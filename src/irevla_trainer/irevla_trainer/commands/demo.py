@@ -23,6 +23,8 @@ import sys
 import time
 from pathlib import Path
 
+from irevla_policy.errors import UserError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -58,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _fresh(folder: Path) -> Path:
     """An empty folder; what stood there before is kept beside it."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out: expected a folder, {folder} is a file")
     if folder.exists() and any(folder.iterdir()):
         kept = folder.with_name(
             f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(folder.stat().st_mtime))}"

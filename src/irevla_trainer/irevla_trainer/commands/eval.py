@@ -1,7 +1,7 @@
 """Measure a checkpoint's success per task in closed loop, with 95 % Wilson intervals.
 
 The episodes' seeds are those kept for tests (or for validation): no training draws from them, and the same --seed
-gives every checkpoint the same episodes.
+gives every checkpoint the same episodes. Results are written at the end: an interrupted evaluation leaves none.
 
 A task is TASK, or TASK:VARIATION for one of its variations. A task file is YAML:
   world: metaworld
@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
     require_gl()
     from irevla_policy.model.checkpoint import check_fits, checkpoint_version, load_checkpoint, read_provenance
+    from irevla_policy.model.device import require_device
     from irevla_policy.robot.profile import load_profile
     from irevla_policy.sim.metaworld import MetaWorld
     from irevla_policy.sim.tasks import load_tasks
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         known.variation(task.task, task.variation)
     seeds = episode_seeds(args.purpose, args.episodes, args.seed)
     version = checkpoint_version(args.checkpoint)
-    policy = load_checkpoint(args.checkpoint, args.device)
+    policy = load_checkpoint(args.checkpoint, require_device(args.device))
     check_fits(args.checkpoint, policy.robot, profile)
     results = evaluate(
         policy,

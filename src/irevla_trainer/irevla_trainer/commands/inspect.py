@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.path.exists():
         raise UserError(f"{args.path}: no such bag, folder or checkpoint")
     if (args.path / "config.json").is_file():
+        if args.label or args.recover:
+            raise UserError(f"{args.path}: --label and --recover are for bags, this is a checkpoint")
         document, lines, good = _checkpoint(args.path)
     else:
         if args.label:

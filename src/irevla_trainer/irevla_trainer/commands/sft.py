@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--bags", type=Path, nargs="+", required=True, metavar="DIR", help="bags, or folders of bags")
     parser.add_argument("--out", type=Path, required=True, metavar="CKPT", help="checkpoint to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace a finished checkpoint at --out")
     parser.add_argument("--init", type=Path, metavar="CKPT", help="checkpoint to start from; keeps its normalisation")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML settings (default: config/sft.yaml)")
     parser.add_argument("--robot", default="sawyer", help="robot profile, name or file (default: sawyer)")
@@ -68,13 +69,19 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from irevla_policy.model.checkpoint import save_checkpoint
+    from irevla_policy.model.device import require_device
     from irevla_policy.robot.profile import load_profile
     from irevla_trainer.data.dataset import Wanted, load_dataset
     from irevla_trainer.learn.decisions import Decisions, split
     from irevla_trainer.learn.sft import train
 
-    if args.threads:
+    device = require_device(args.device)
+    if args.threads is not None:
+        if args.threads < 1:
+            raise SettingsError(f"--threads: expected at least 1, found {args.threads}")
         torch.set_num_threads(args.threads)
+    folder = args.out.parent / f"{args.out.name}.training"
+    _check_target(args.out, folder, args.overwrite)
     profile = load_profile(args.robot)
     wanted = Wanted(success_only=not args.all_episodes, tasks=tuple(args.task))
     dataset = load_dataset(args.bags, profile, wanted, cache=args.cache, progress=_reading)
@@ -86,8 +93,7 @@ def run(args: argparse.Namespace) -> int:
         policy = _policy(args, model_settings, training_settings.seed, profile, learnt)
         training, validation = (Decisions(part, cameras, policy.settings.chunk) for part in chosen)
         print(f"{len(training)} decisions of {len(chosen[0])} episodes, {len(chosen[1])} episodes held out", flush=True)
-        policy.to(args.device)
-        folder = args.out.parent / f"{args.out.name}.training"
+        policy.to(device)
         with _Bar() as bar:
             result = train(policy, training, validation, training_settings, folder, bar)
         data = _account(dataset, len(chosen[1]))
@@ -123,6 +129,22 @@ def _settings(args: argparse.Namespace) -> tuple[ModelSettings, SftSettings]:
             raise SettingsError("--backbone: --init already decides the backbone; leave one of them out")
         model = dataclasses.replace(model, backbone=args.backbone)
     return model, training
+
+
+def _check_target(out: Path, folder: Path, overwrite: bool) -> None:
+    """Refuse before hours of training what could not be written after them."""
+    for path in (out, folder):
+        if path.exists() and not path.is_dir():
+            raise SettingsError(f"--out: expected a folder, {path} is a file")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not (out / "config.json").is_file():
+        raise SettingsError(f"--out: {out} is a folder with something else than a checkpoint in it")
+    if not overwrite and not any(folder.glob("state.*")):
+        raise SettingsError(
+            f"--out: {out} is a finished checkpoint; choose another --out (with --init {out} to train it on), "
+            "or --overwrite it"
+        )
 
 
 def _policy(

@@ -43,7 +43,7 @@ class Wanted:
     def leave_out(self, info: EpisodeInfo) -> str:
         """Why an episode is not wanted; empty when it is."""
         if self.tasks and info.task not in self.tasks:
-            return f"task {info.task!r}"
+            return f"task {info.task!r} is not asked for"
         if self.sources and info.source not in self.sources:
             return f"source {info.source!r}"
         if self.success_only and info.success == "unknown":

@@ -91,8 +91,18 @@ class EpisodeReader:
             with closing(open_reader(path)) as bag:
                 return self._read(bag, report, leave_out), report
         except UserError as error:
-            report.problem = str(error)
+            if self._was_aborted(path):
+                report.left_out = f"the recording was aborted ({error})"
+            else:
+                report.problem = str(error)
             return None, report
+
+    def _was_aborted(self, path: str | Path) -> bool:
+        """Whether the bag itself says so: then it need not hold what a whole episode holds."""
+        try:
+            return self.describe(path).state == "aborted"
+        except UserError:
+            return False
 
     def describe(self, path: str | Path) -> EpisodeInfo:
         """What an episode is, from its bag and its label, without decoding it.

@@ -56,7 +56,7 @@ class Collection:
             SeedError: More episodes than there are training seeds.
         """
         seeds = episode_seeds("train", self.episodes, self.seed)
-        suffix = f"-{self.variation}" if self.variation else ""
+        suffix = (f"-{self.variation}" if self.variation else "") + (f"-noise{self.noise:g}" if self.noise else "")
         return [(task, seed, f"{task}{suffix}_{seed:06d}") for task in self.tasks for seed in seeds]
 
 

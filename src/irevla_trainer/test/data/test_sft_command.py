@@ -71,6 +71,8 @@ def test_goes_on_from_a_checkpoint_with_its_normalisation(bags, tmp_path):
         (["--backbone", "missing folder"], "expected 'tiny', a folder that exists, or a hub id"),
         (["--epochs", "-1"], "epochs: must be above 0"),
         (["--init", "x", "--backbone", "tiny"], "--init already decides the backbone"),
+        (["--device", "abacus"], "device 'abacus' cannot be used"),
+        (["--threads", "0"], "--threads: expected at least 1, found 0"),
     ],
 )
 def test_bad_input_is_one_line(bags, tmp_path, capsys, words, message):
@@ -96,3 +98,33 @@ def test_checkpoint_of_another_robot(bags, tmp_path, capsys):
     path.write_text(json.dumps(document))
     assert sft("--bags", bags, "--init", tmp_path / "one", "--out", tmp_path / "two") == 2
     assert "does not fit robot 'metaworld_sawyer'" in capsys.readouterr().err
+
+
+def test_a_target_that_cannot_be_written_is_refused_before_training(bags, tmp_path, capsys):
+    (tmp_path / "text").write_text("precious")
+    assert sft("--bags", bags, "--out", tmp_path / "text", "--steps", 2) == 2
+    assert "text is a file" in capsys.readouterr().err
+    assert sft("--bags", bags, "--out", bags, "--steps", 2) == 2
+    assert "something else than a checkpoint" in capsys.readouterr().err
+    assert (tmp_path / "text").read_text() == "precious"
+    assert not list(tmp_path.glob("*.training"))
+
+
+def test_a_finished_checkpoint_is_replaced_only_when_asked(bags, tmp_path, capsys):
+    out = tmp_path / "policy"
+    assert sft("--bags", bags, "--out", out, "--steps", 2) == 0
+    version = checkpoint_version(out)
+    assert sft("--bags", bags, "--out", out, "--steps", 3) == 2
+    assert "is a finished checkpoint" in capsys.readouterr().err
+    assert checkpoint_version(out) == version
+    assert sft("--bags", bags, "--out", out, "--steps", 3, "--overwrite") == 0
+    assert checkpoint_version(out) != version
+
+
+def test_an_aborted_bag_without_what_an_episode_holds_is_left_out_and_no_problem(bags, tmp_path, capsys):
+    write_episode(bags / "stopped", steps=6, omit=("/irevla/command", PROFILE.command.topic), state="aborted")
+    report = tmp_path / "report.json"
+    assert sft("--bags", bags, "--out", tmp_path / "policy", "--steps", 2, "--json", report) == 0
+    accounts = {bag["episode_id"]: bag for bag in json.loads(report.read_text())["data"]["bags"]}
+    assert "the recording was aborted" in accounts["stopped"]["left_out"]
+    assert not accounts["stopped"]["problem"]
