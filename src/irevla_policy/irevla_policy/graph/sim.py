@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from irevla_policy.graph.description import Argument, Graph, GraphDescription, GraphError, NodeSpec, ParameterValue
+from irevla_policy.robot.profile import load_profile
+from irevla_policy.sim.tasks import load_tasks
 
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
+# What every checkpoint has: irevla_policy.model.checkpoint, which reads them, needs torch.
+_CHECKPOINT_FILES = ("config.json", "normalisation.json", "heads.safetensors")
 
 ARGUMENTS = (
     Argument("robot", "sawyer", "Robot profile: name in config/robots, or path of a YAML file"),
@@ -41,10 +46,13 @@ def build(values: Mapping[str, str]) -> Graph:
     """The graph for a value of every argument.
 
     Raises:
-        GraphError: A number is none, or out of range.
+        UserError: A number is none, or out of range; there is no such robot, task, variation, checkpoint or file.
     """
+    load_profile(values["robot"])
+    load_tasks(values["world"]).variation(values["task"], values["variation"])
+    checkpoint, parameters_file = _checkpoint(values["checkpoint"]), _file(values, "params_file")
     every: dict[str, ParameterValue] = {"robot": values["robot"], "lock_step": values["mode"] == "lock_step"}
-    expert = values["expert"] == "true" or (values["expert"] == "auto" and not values["checkpoint"])
+    expert = values["expert"] == "true" or (values["expert"] == "auto" and not checkpoint)
 
     def node(name: str, module: str, threads: int = 1, **parameters: ParameterValue) -> NodeSpec:
         return NodeSpec(
@@ -53,7 +61,7 @@ def build(values: Mapping[str, str]) -> Graph:
             executable=name,
             module=f"irevla_policy.ros.{module}",
             parameters={**every, **parameters},
-            parameters_file=values["params_file"],
+            parameters_file=parameters_file,
             environment={"OMP_NUM_THREADS": str(threads)},
             log_level=values["log_level"],
         )
@@ -69,10 +77,10 @@ def build(values: Mapping[str, str]) -> Graph:
     nodes = [simulator, node("irevla_guard", "guard_node")]
     if expert:
         nodes.append(node("irevla_expert", "expert_node", noise=_number(values, "noise", 0.0, 1.0)))
-    elif values["checkpoint"]:
+    elif checkpoint:
         # One core stays with the simulator: threads that compete for it slow both down.
         threads = max(1, (os.cpu_count() or 1) - 1)
-        acts = {"checkpoint": values["checkpoint"], "device": values["device"]}
+        acts = {"checkpoint": checkpoint, "device": values["device"]}
         nodes.append(node("irevla_policy", "policy_node", threads, **acts))
     if values["record"]:
         folder = os.path.abspath(values["record"])
@@ -83,6 +91,28 @@ def build(values: Mapping[str, str]) -> Graph:
     if values["discovery_range"]:
         environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = values["discovery_range"]
     return Graph("sim", tuple(nodes), environment)
+
+
+def _checkpoint(path: str) -> str:
+    """The absolute path of a checkpoint's folder; empty for none."""
+    if not path:
+        return ""
+    folder = Path(path).absolute()
+    if not folder.is_dir():
+        raise GraphError(f"graph 'sim': argument checkpoint: there is no folder {folder}")
+    if missing := [name for name in _CHECKPOINT_FILES if not (folder / name).is_file()]:
+        raise GraphError(f"graph 'sim': argument checkpoint: {folder} is no whole checkpoint, without {missing[0]}")
+    return str(folder)
+
+
+def _file(values: Mapping[str, str], name: str) -> str:
+    """The absolute path of a file; empty for none."""
+    if not values[name]:
+        return ""
+    path = Path(values[name]).absolute()
+    if not path.is_file():
+        raise GraphError(f"graph 'sim': argument {name}: there is no file {path}")
+    return str(path)
 
 
 def _number(values: Mapping[str, str], name: str, low: float, high: float) -> float:

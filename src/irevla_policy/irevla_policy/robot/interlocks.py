@@ -171,7 +171,7 @@ class Interlocks:
             return Reason("action_missing", "no action that can be followed has arrived yet")
         age = now - self._observed
         if age > limit:
-            return Reason("action_late", f"newest action answers an observation {age:.2f} s old, expected {limit:g} s")
+            return Reason("action_late", f"newest action answers an observation {age:.3f} s old, expected {limit:g} s")
         return None
 
 

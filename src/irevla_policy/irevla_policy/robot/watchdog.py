@@ -57,4 +57,4 @@ class Watchdog:
             return f"{self.what}: stamps are {self._future:.2f} s in the future, expected synchronised clocks"
         if math.isinf(age):
             return f"{self.what}: nothing has arrived yet"
-        return f"{self.what}: newest is {age:.2f} s old, expected at most {self.timeout:g} s"
+        return f"{self.what}: newest is {age:.3f} s old, expected at most {self.timeout:g} s"

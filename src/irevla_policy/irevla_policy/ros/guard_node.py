@@ -25,7 +25,7 @@ from std_msgs.msg import Empty, String
 from std_srvs.srv import Trigger
 
 from irevla_msgs.msg import Action, PolicyStatus
-from irevla_policy.robot.decision import Source, Status
+from irevla_policy.robot.decision import Source, State, Status
 from irevla_policy.robot.guard import GuardCore
 from irevla_policy.robot.interlocks import GuardTimes
 from irevla_policy.robot.kinematics import ArmKinematics
@@ -93,6 +93,7 @@ class GuardNode(LifecycleNode):
         self._ticker = Ticker(1.0 / self._profile.guard_rate, self._on_tick, self._on_failure)
         self._active = False
         self._said: tuple[object, ...] = ()
+        self._followed = ""
         self._warned: dict[str, float] = {}
         # The latched state of the guard is visible and the E-stop works in every state of the life cycle.
         self._status = self.create_publisher(PolicyStatus, "/irevla/policy_status", qos.latched())
@@ -289,6 +290,10 @@ class GuardNode(LifecycleNode):
                 self.get_logger().info(
                     f"{status.state.name.lower()}: {'; '.join(reason.sentence for reason in status.reasons)}"
                 )
+            followed = "" if codes else _followed(status)
+            if followed and followed != self._followed:
+                self.get_logger().info(f"following the {followed}")
+            self._followed = followed
 
     def _publish_status(self, status: Status) -> None:
         self._status.publish(status_message(status, self._ros_now()))
@@ -327,6 +332,13 @@ class GuardNode(LifecycleNode):
         if now - self._warned.get(sentence, -1.0) >= 1.0:
             self._warned = {sentence: now}
             self.get_logger().error(sentence)
+
+
+def _followed(status: Status) -> str:
+    """Who drives the robot, in words; empty when nobody does."""
+    if status.state is State.RUNNING:
+        return f"policy {status.policy_version}".rstrip()
+    return "intervention device" if status.state is State.INTERVENED else ""
 
 
 def main(args: list[str] | None = None) -> None:

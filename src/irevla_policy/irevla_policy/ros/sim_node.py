@@ -68,6 +68,7 @@ class SimNode(Node):
         self._profile = _seen_as(load_profile(settings.robot), settings)
         self._lock_step = settings.lock_step
         self._task = settings.task
+        self._ended = False
         self._make_publishers()
         self._driver = self._make_driver(settings)
         self._driver.start()
@@ -202,6 +203,11 @@ class SimNode(Node):
         )
         message.header.stamp = time_message(stamp)
         self._step_info.publish(message)
+        ended = world.terminated or world.truncated
+        if ended and not self._ended:
+            how = "success" if world.terminated else "given up"
+            self.get_logger().info(f"episode ended: {how} after {world.steps} steps")
+        self._ended = ended
 
     def images(self, stamp: int, images: dict[str, UInt8Image]) -> None:
         """Publish the cameras' images."""

@@ -150,6 +150,7 @@ class RealTimeDriver(WorldThread[tuple[float, Trajectory]]):
             raise
         self._controller = TrajectoryController(world.environment.joint_positions, world.gripper)
         self._followed = self._succeeded = False
+        self._renderer.prepare(world.environment)
         time.sleep(world.profile.stale_timeout + _SILENCE_SECONDS)
         self._began = self._due = self._on_time = time.monotonic()
         stamp = self._output.now()
@@ -180,7 +181,8 @@ class _RenderThread:
         self._output = output
         self._cameras = cameras
         self._views = views
-        self._newest: tuple[int, ActuatedSawyer, mujoco.MjData] | None = None
+        self._newest: tuple[int | None, ActuatedSawyer, mujoco.MjData] | None = None
+        self._prepared: ActuatedSawyer | None = None
         self._changed = threading.Condition()
         self._stop = False
         self.failure: Exception | None = None
@@ -190,17 +192,25 @@ class _RenderThread:
     def start(self) -> None:
         self._thread.start()
 
-    def offer(self, stamp: int, environment: ActuatedSawyer) -> None:
+    def prepare(self, environment: ActuatedSawyer) -> None:
+        """Wait until a scene has been rendered once: its first image takes so long that physics would fall behind."""
+        if self._prepared is not environment:
+            self.offer(None, environment)
+        with self._changed:
+            self._changed.wait_for(lambda: self._prepared is environment or self.failure or self._stop)
+
+    def offer(self, stamp: int | None, environment: ActuatedSawyer) -> None:
+        """Render the scene as it is now; without a stamp the images are not published."""
         environment.show_targets()
         state = copy.copy(environment.data)
         with self._changed:
             self._newest = (stamp, environment, state)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def close(self) -> None:
         with self._changed:
             self._stop = True
-            self._changed.notify()
+            self._changed.notify_all()
         self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
@@ -214,16 +224,23 @@ class _RenderThread:
                     stamp, environment, state = self._newest
                     self._newest = None
                 self._render(stamp, environment, state)
+                with self._changed:
+                    self._prepared = environment
+                    self._changed.notify_all()
         except Exception as error:
-            self.failure = error
+            with self._changed:
+                self.failure = error
+                self._changed.notify_all()
         finally:
             for renderer in self._renderers.values():
                 renderer.close()
 
-    def _render(self, stamp: int, environment: ActuatedSawyer, state: mujoco.MjData) -> None:
+    def _render(self, stamp: int | None, environment: ActuatedSawyer, state: mujoco.MjData) -> None:
         if environment not in self._renderers:
             if len(self._renderers) >= _RENDERED_SCENES:
                 self._renderers.popitem(last=False)[1].close()
             self._renderers[environment] = CameraRenderer(environment.model, self._cameras, self._views)
         self._renderers.move_to_end(environment)
-        self._output.images(stamp, self._renderers[environment].render(state))
+        images = self._renderers[environment].render(state)
+        if stamp is not None:
+            self._output.images(stamp, images)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from irevla_policy.errors import UserError
 from irevla_policy.graph.description import GraphError, parse_arguments
 from irevla_policy.graph.registry import find_graph
+from irevla_policy.paths import config_folder
 
 
 def nodes(**values: str) -> dict[str, dict[str, object]]:
@@ -13,19 +19,30 @@ def nodes(**values: str) -> dict[str, dict[str, object]]:
     return {node.name: dict(node.parameters) for node in graph.nodes}
 
 
+@pytest.fixture
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a checkpoint's files, under the current one."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "a"
+    folder.mkdir(parents=True)
+    for name in ("config.json", "normalisation.json", "heads.safetensors"):
+        (folder / name).touch()
+    return folder
+
+
 def test_the_expert_acts_when_there_is_no_checkpoint() -> None:
     assert list(nodes()) == ["irevla_sim", "irevla_guard", "irevla_expert", "irevla_recorder"]
 
 
-def test_the_policy_acts_when_there_is_a_checkpoint() -> None:
+def test_the_policy_acts_when_there_is_a_checkpoint(checkpoint: Path) -> None:
     found = nodes(checkpoint="runs/a", device="cuda")
     assert "irevla_expert" not in found
-    assert found["irevla_policy"]["checkpoint"] == "runs/a"
+    assert found["irevla_policy"]["checkpoint"] == str(checkpoint)
     assert found["irevla_policy"]["device"] == "cuda"
 
 
-def test_the_expert_can_act_in_spite_of_a_checkpoint() -> None:
-    found = nodes(checkpoint="runs/a", expert="true")
+def test_the_expert_can_act_in_spite_of_a_checkpoint(checkpoint: Path) -> None:
+    found = nodes(checkpoint=str(checkpoint), expert="true")
     assert "irevla_policy" not in found
     assert "irevla_expert" in found
 
@@ -35,8 +52,9 @@ def test_nobody_acts_when_neither_is_wanted() -> None:
 
 
 def test_every_node_gets_robot_and_mode() -> None:
-    for parameters in nodes(robot="my.yaml", mode="lock_step").values():
-        assert parameters["robot"] == "my.yaml"
+    robot = str(config_folder() / "robots" / "sawyer.yaml")
+    for parameters in nodes(robot=robot, mode="lock_step").values():
+        assert parameters["robot"] == robot
         assert parameters["lock_step"] is True
 
 
@@ -65,6 +83,38 @@ def test_domain_and_discovery_become_environment() -> None:
 def test_wrong_arguments_are_named(values: dict[str, str], message: str) -> None:
     with pytest.raises(GraphError, match=message.replace(".", r"\.")):
         find_graph("sim").resolve(values)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("robot", "nope", "no robot profile 'nope' in .*known: .*sawyer"),
+        ("robot", "nope.yaml", "nope.yaml"),
+        ("task", "nope", "no task 'nope' in world 'metaworld'; .*known: "),
+        ("variation", "nope", "no variation 'nope' of task 'button-press-topdown'; .*known: "),
+        ("checkpoint", "nope", "argument checkpoint: there is no folder /.*/nope$"),
+        ("params_file", "nope", "argument params_file: there is no file /.*/nope$"),
+    ],
+)
+def test_what_is_not_there_is_named(name: str, value: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        nodes(**{name: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "heads.safetensors"])
+def test_half_a_checkpoint_is_refused(checkpoint: Path, missing: str) -> None:
+    (checkpoint / missing).unlink()
+    with pytest.raises(GraphError, match=f"runs/a is no whole checkpoint, without {missing}"):
+        nodes(checkpoint="runs/a")
+
+
+def test_a_graph_is_resolved_without_torch_and_mujoco() -> None:
+    program = (
+        "import sys; from irevla_policy.graph.registry import find_graph; find_graph('sim').resolve({});"
+        "sys.exit(bool({'torch', 'mujoco', 'rclpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=30).returncode == 0
 
 
 def test_an_unknown_graph_is_told_the_known_ones() -> None:

@@ -17,6 +17,7 @@ from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.lockstep import LockStepGuard, follows
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.robot.proposal import Proposal
+from irevla_policy.robot.watchdog import Watchdog
 
 PROFILE = load_profile("sawyer")
 KINEMATICS = ArmKinematics(PROFILE)
@@ -512,3 +513,9 @@ def test_lock_step_waits_for_a_device_that_intervened():
     assert guard.on_action(proposal(3 * STEP), 1.2) is None
     assert guard.poll(1.3) is None
     assert guard.poll(1.5).source is Source.POLICY
+
+
+def test_ages_are_told_finely_enough_to_exceed_their_limit():
+    watchdog = Watchdog("camera", 0.12)
+    watchdog.seen(1.0)
+    assert watchdog.complaint(1.124) == "camera: newest is 0.124 s old, expected at most 0.12 s"

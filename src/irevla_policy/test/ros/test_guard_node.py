@@ -37,6 +37,8 @@ def graph() -> Iterator[StandInRobot]:
         output = finish(guard)
         assert guard.returncode == 0, output
         assert "Traceback" not in output, output
+        assert "following the policy 0123456789ab" in output
+        assert "following the intervention device" in output
     finally:
         guard.kill()
         robot.close()

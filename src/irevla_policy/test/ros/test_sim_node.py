@@ -144,6 +144,8 @@ def test_an_unanswered_observation_is_repeated_and_ended_episodes_wait(client: S
         assert drawn.accepted
         assert drawn.seed >= 0
         assert client.observation(nanoseconds(drawn.stamp)).step.task == "reach"
+    log = (tmp_path / "sim_node.log").read_text()
+    assert log.count("episode ended: given up after 1 steps") == 1
 
 
 def test_the_expert_answers_every_step_once_and_opens_the_drawer(client: SimClient, tmp_path: Path) -> None:
@@ -167,6 +169,8 @@ def test_the_expert_answers_every_step_once_and_opens_the_drawer(client: SimClie
         assert result.success
         client.spin(0.3)
         assert stamp not in client.interventions
+        log = (tmp_path / "sim_node.log").read_text()
+        assert log.count(f"episode ended: success after {world.steps} steps") == 1
 
 
 def test_image_size_is_a_parameter_and_the_clock_is_the_stamp(client: SimClient, tmp_path: Path) -> None:
@@ -239,6 +243,9 @@ def test_real_time_keeps_its_rates_follows_commands_and_holds(tmp_path: Path) ->
     try:
         with process("sim_node", tmp_path, task="reach", seed=0) as running:
             client.ready()
+            # The first image, which takes long, does not count.
+            client.spin(0.5)
+            assert "cannot hold real time" not in (tmp_path / "sim_node.log").read_text()
             for stamps in client.stamps.values():
                 stamps.clear()
             client.spin(3.0)
