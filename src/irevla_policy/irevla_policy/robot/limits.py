@@ -40,7 +40,6 @@ LIMITED_WORKSPACE = 8
 
 # A path that slides along a wall stays this far off it, because a straight line in joint space bulges.
 _WALL_CLEARANCE = 0.002
-_FARTHEST_TARGET = 1e6
 _JACOBIAN_STEP = 1e-6
 _ROUNDING = 1e-9
 
