@@ -137,7 +137,8 @@ def from_dict(cls: type[T], values: Any, where: str = "settings") -> T:
     arguments = {}
     for name, field in fields.items():
         if name in values:
-            arguments[name] = _convert(values[name], hints[name], constraint(field), f"{where}: {name}")
+            value = _completed(values[name], field)
+            arguments[name] = _convert(value, hints[name], constraint(field), f"{where}: {name}")
         elif field.default is MISSING and field.default_factory is MISSING:
             about = constraint(field).doc
             raise SettingsError(f"{where}: missing key {name!r}" + (f" ({about})" if about else ""))
@@ -160,13 +161,24 @@ def to_dict(settings: Any) -> dict[str, Any]:
     return {key: plain(value) for key, value in dataclasses.asdict(settings).items()}
 
 
+def _completed(value: Any, field: dataclasses.Field[Any]) -> Any:
+    """Some keys of nested settings, with the others as they are by default in that place, not in their class."""
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    if not isinstance(value, dict) or isinstance(default, type) or not dataclasses.is_dataclass(default):
+        return value
+    return {one.name: getattr(default, one.name) for one in dataclasses.fields(default) if one.init} | value
+
+
 def _convert(value: Any, kind: Any, rule: Constraint, where: str) -> Any:
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         options = typing.get_args(kind)
         if value is None and type(None) in options:
             return None
-        return _convert(value, next(option for option in options if option is not type(None)), rule, where)
+        options = tuple(option for option in options if option is not type(None))
+        listed = isinstance(value, list | tuple)
+        fitting = [option for option in options if (typing.get_origin(option) in (tuple, list)) == listed]
+        return _convert(value, (fitting or options)[0], rule, where)
     if origin in (tuple, list):
         if not isinstance(value, list | tuple):
             raise SettingsError(f"{where}: expected a list, found {_name_of(value)}")

@@ -24,12 +24,32 @@ class Outer:
     parts: tuple[Inner, ...] = setting((), "Parts")
     maybe: Inner | None = setting(None, "Perhaps")
     weights: dict[str, float] = setting(factory=dict, doc="Weights")
+    size: float | tuple[float, float] = setting(1.0, "Size", above=0.0)
 
 
 def test_values_become_typed_settings() -> None:
     outer = from_dict(Outer, {"name": "a", "box": [0, 2], "parts": [{"rate": 5}], "maybe": {}, "weights": {"x": 1}})
     assert outer == Outer("a", box=(0.0, 2.0), parts=(Inner(5.0),), maybe=Inner(), weights={"x": 1.0})
     assert isinstance(outer.parts[0].rate, float)
+
+
+def test_a_setting_can_be_a_number_or_several() -> None:
+    assert from_dict(Outer, {"name": "a", "size": 2}).size == 2.0
+    assert from_dict(Outer, {"name": "a", "size": [2, 3]}).size == (2.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Special:
+    inner: Outer = setting(factory=lambda: Outer("b", steps=7, inner=Inner(50.0)), doc="Inner")
+
+
+def test_nested_settings_keep_the_defaults_of_their_place() -> None:
+    assert from_dict(Special, {"inner": {"mode": "slow"}}).inner == Outer("b", "slow", steps=7, inner=Inner(50.0))
+    assert from_dict(Special, {"inner": {"steps": 2, "inner": {"rate": 5}}}).inner == Outer(
+        "b", steps=2, inner=Inner(5.0)
+    )
+    with pytest.raises(SettingsError, match="inner: unknown key 'stpes'"):
+        from_dict(Special, {"inner": {"stpes": 2}})
 
 
 def test_plain_values_survive_a_round_trip() -> None:
@@ -43,7 +63,7 @@ def test_plain_values_survive_a_round_trip() -> None:
         ({}, "missing key 'name' (Name)"),
         (
             {"name": "a", "spped": 1},
-            "unknown key 'spped'; known keys: box, inner, maybe, mode, name, parts, steps, weights",
+            "unknown key 'spped'; known keys: box, inner, maybe, mode, name, parts, size, steps, weights",
         ),
         ({"name": 3}, "name: expected a text, found 3"),
         ({"name": "a", "steps": 0}, "steps: must be at least 1, found 0 (Steps)"),
@@ -55,6 +75,9 @@ def test_plain_values_survive_a_round_trip() -> None:
         ({"name": "a", "parts": [{}, {"rate": 101}]}, "parts[1]: rate: must be in (0, 100] Hz, found 101.0"),
         ({"name": "a", "box": [0]}, "box: expected 2 values, found 1"),
         ({"name": "a", "box": [0, -2]}, "box[1]: must be at least -1, found -2.0"),
+        ({"name": "a", "size": [1, 0]}, "size[1]: must be above 0, found 0.0"),
+        ({"name": "a", "size": [1]}, "size: expected 2 values, found 1"),
+        ({"name": "a", "size": "big"}, "size: expected a number, found 'big'"),
         ({"name": "a", "inner": 5}, "inner: expected a mapping of settings, found 5"),
         ({"name": "a", "weights": {"x": "much"}}, "weights.x: expected a number, found 'much'"),
     ],
