@@ -24,7 +24,7 @@ class TokenLearner(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.query = nn.Parameter(torch.randn(slots, width // slots))
         self.state_query = nn.Linear(state_dim, width) if state_dim else None
-        self.key = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)  # a bias would shift all scores of a map alike
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
         if self.state_query is not None:
@@ -42,16 +42,21 @@ class TokenLearner(nn.Module):
         Returns:
             `[B, d]`.
         """
-        batch, tokens, width = hidden.shape
-        hidden = self.norm(hidden)
+        batch, _, width = hidden.shape
+        # The affine part of the norm follows after the tokens are summed: of the latent's size nothing needs a gradient
+        # then, unless the backbone learns. Its shift would shift all scores of a map alike.
+        hidden = nn.functional.layer_norm(hidden, (width,), eps=self.norm.eps)
         query = self.query.expand(batch, -1, -1)
         if self.state_query is not None:
             query = query + self.state_query(state).view(batch, self.slots, -1)
-        key = self.key(hidden).view(batch, tokens, self.slots, -1)
-        value = self.value(hidden).view(batch, tokens, self.slots, -1)
-        score = torch.einsum("bsc,bmsc->bsm", query, key) / key.shape[-1] ** 0.5
-        weight = score.masked_fill(~mask[:, None], float("-inf")).softmax(-1)
-        pooled = torch.einsum("bsm,bmsc->bsc", weight, value).reshape(batch, width)
+        # Keys and values of every token are never made: (W_k h) q = h (W_k^T q), and the tokens are summed before W_v.
+        # That saves the factor m of tokens, and updates of the heads are what stage 1 spends its time on.
+        key = self.key.weight.view(self.slots, -1, width)
+        value = self.value.weight.view(self.slots, -1, width)
+        wanted = torch.einsum("bsc,scd->bsd", query, key) * (self.norm.weight / key.shape[1] ** 0.5)
+        weight = (wanted @ hidden.mT).masked_fill(~mask[:, None], float("-inf")).softmax(-1)
+        summed = weight @ hidden * self.norm.weight + self.norm.bias
+        pooled = torch.einsum("bsd,scd->bsc", summed, value).reshape(batch, width) + self.value.bias
         return self.out(pooled)
 
 

@@ -35,7 +35,7 @@ def test_family_trains_with_lora_and_survives_storage(family, cameras, backbones
     policy.train()
     optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=1e-2)
     losses = []
-    for _ in range(8):
+    for _ in range(16):
         loss = (policy(policy.prepare(observations, states)) - 1.0).square().mean()
         optimizer.zero_grad()
         loss.backward()

@@ -126,19 +126,25 @@ def test_token_learner_ignores_what_is_masked():
     torch.testing.assert_close(learner(hidden[1:, :3], mask[1:, :3], state[1:])[0], learner(hidden, mask, state)[1])
 
 
-def test_token_learner_equals_attention_written_out():
+@pytest.mark.parametrize("state_dim", [0, 3])
+def test_token_learner_equals_attention_written_out(state_dim):
+    """Normalised tokens, their keys and their values, all of them made."""
     torch.manual_seed(0)
-    learner = TokenLearner(8, 0, slots=2)
-    hidden = torch.randn(1, 5, 8)
-    normed = learner.norm(hidden)[0]
-    key, value = learner.key(normed), learner.value(normed)
-    parts = []
-    for slot in range(2):
-        columns = slice(4 * slot, 4 * slot + 4)
-        weight = torch.softmax(key[:, columns] @ learner.query[slot] / 2.0, dim=0)
-        parts.append((weight[:, None] * value[:, columns]).sum(0))
-    expected = learner.out(torch.cat(parts))
-    torch.testing.assert_close(learner(hidden, torch.ones(1, 5, dtype=torch.bool), torch.zeros(1, 0))[0], expected)
+    learner = TokenLearner(8, state_dim, slots=2)
+    for parameter in learner.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    hidden, state = torch.randn(3, 5, 8), torch.randn(3, state_dim)
+    mask = torch.tensor([[True] * 5, [True] * 2 + [False] * 3, [False, True, True, False, True]])
+    for row in range(3):
+        normed = learner.norm(hidden[row, mask[row]])
+        key, value = learner.key(normed), learner.value(normed)
+        shift = learner.state_query(state[row]) if state_dim else torch.zeros(8)
+        parts = []
+        for slot in range(2):
+            columns = slice(4 * slot, 4 * slot + 4)
+            weight = torch.softmax(key[:, columns] @ (learner.query[slot] + shift[columns]) / 2.0, dim=0)
+            parts.append((weight[:, None] * value[:, columns]).sum(0))
+        torch.testing.assert_close(learner(hidden, mask, state)[row], learner.out(torch.cat(parts)))
 
 
 @pytest.mark.parametrize(
