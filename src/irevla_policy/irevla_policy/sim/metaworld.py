@@ -15,6 +15,7 @@ from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.limits import MotionLimiter, Setpoint
 from irevla_policy.robot.observation import Observation, UInt8Image, Vector
 from irevla_policy.robot.profile import RobotProfile
+from irevla_policy.sim.light_meshes import lighten
 from irevla_policy.sim.rendering import CameraRenderer, add_cameras
 from irevla_policy.sim.sawyer import ENV_RATE, OPEN, ActuatedSawyer, make_environment
 from irevla_policy.sim.tasks import TaskError, TaskFile, Variation, load_tasks
@@ -236,7 +237,10 @@ class MetaWorld:
         if key not in self._scenes:
             while len(self._scenes) >= self._cached_scenes:
                 self._scenes.popitem(last=False)[1].close()
-            self._scenes[key] = _Scene(self._build(task, self.tasks.variation(task, variation)))
+            try:
+                self._scenes[key] = _Scene(self._build(task, self.tasks.variation(task, variation)))
+            except TaskError as error:
+                raise TaskError(f"variation {variation!r} of task {task!r}: {error}") from None
         self._scenes.move_to_end(key)
         return self._scenes[key]
 
@@ -244,13 +248,18 @@ class MetaWorld:
         def edit(spec: mujoco.MjSpec) -> None:
             add_cameras(spec, self.profile.cameras, self.tasks.cameras, self.views)
             vary(spec, variation)
+            if self.tasks.mesh_cell:
+                lighten(spec, self.tasks.mesh_cell)
 
         environment = make_environment(task, self.profile.joint_names, self._place_hand, spec_edits=[edit])
         # The first three random numbers of every task are the position of its main object.
-        shift = np.zeros(environment._random_reset_space.low.size)
-        shift[:3] = variation.shift
         space = environment._random_reset_space
-        environment._random_reset_space = Box(space.low + shift, space.high + shift, dtype=np.float64)
+        low, high = space.low.copy(), space.high.copy()
+        low[2], high[2] = low[2] * variation.height_factor, high[2] * variation.height_factor
+        wider = (high[:3] - low[:3]) / 2.0 * (variation.spread - 1.0)
+        low[:3] += variation.shift - wider
+        high[:3] += variation.shift + wider
+        environment._random_reset_space = Box(low, high, dtype=np.float64)
         return environment
 
     def _place_hand(self, position: Vector) -> Vector:

@@ -29,19 +29,49 @@ class CameraPose:
 
 @dataclass(frozen=True)
 class Variation:
-    """A change of a task's objects; what is left out stays as it is."""
+    """A change of a task's objects; what is left out stays as it is.
+
+    Axes are those of the scene: x across the table, y away from the robot, z up.
+    """
 
     shift: tuple[float, float, float] = setting(
         (0.0, 0.0, 0.0), "Shift of the range of object positions", unit="m", at_least=-0.5, at_most=0.5
     )
+    spread: float = setting(
+        1.0, "Size of the range of object positions about its middle, relative to Meta-World's", at_least=0.0, at_most=3
+    )
     rgba: tuple[float, float, float, float] | None = setting(
         None, "Colour of the objects, red, green, blue and opacity", at_least=0.0, at_most=1.0
     )
-    scale: float = setting(1.0, "Size of the objects, relative to Meta-World's", at_least=0.5, at_most=2.0)
+    colours: dict[str, tuple[float, float, float, float]] = setting(
+        factory=dict,
+        doc="Colours of single MuJoCo bodies and what they carry, by name, in this order and after `rgba`",
+        at_least=0.0,
+        at_most=1.0,
+    )
+    table_rgba: tuple[float, float, float, float] | None = setting(
+        None, "Colour of the table", at_least=0.0, at_most=1.0
+    )
+    scale: float | tuple[float, float, float] = setting(
+        1.0,
+        "Size of the objects, relative to Meta-World's; three numbers, along x, y and z, change their shape",
+        at_least=0.5,
+        at_most=2.0,
+    )
     bodies: tuple[str, ...] = setting(
-        (), "MuJoCo bodies that colour and size apply to; empty for all objects of the task"
+        (), "MuJoCo bodies that `rgba` and `scale` apply to, with what they carry; empty for all objects of the task"
     )
     instructions: tuple[str, ...] = setting((), "Instructions instead of the task's own")
+
+    @property
+    def factors(self) -> tuple[float, float, float]:
+        """`scale` along x, y and z."""
+        return self.scale if isinstance(self.scale, tuple) else (self.scale, self.scale, self.scale)
+
+    @property
+    def height_factor(self) -> float:
+        """What the heights of the objects' origins above the table are multiplied by: objects stay on the table."""
+        return 1.0 if self.bodies else self.factors[2]
 
 
 @dataclass(frozen=True)
@@ -66,6 +96,13 @@ class TaskFile:
     world: str = setting(doc="Name of the world")
     tasks: dict[str, Task] = setting(doc="The tasks by name")
     max_steps: int = setting(60, "Decisions until an episode is given up", at_least=1)
+    mesh_cell: float = setting(
+        0.0,
+        "Vertices of visual meshes this close together are drawn as one, which software renders faster; 0 draws all",
+        unit="m",
+        at_least=0.0,
+        at_most=0.1,
+    )
     cameras: dict[str, CameraPose] = setting(
         factory=dict, doc="Poses of cameras by name; the others are the model's own"
     )
