@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from irevla_policy.errors import UserError
@@ -33,6 +33,7 @@ from irevla_policy.model.normalisation import Affine, Normaliser
 from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.model.pretrained import BackboneError
 from irevla_policy.model.processor import Processor
+from irevla_policy.model.tensor_file import save_tensors
 from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.settings import SettingsError, from_dict, to_dict
 
@@ -204,11 +205,11 @@ def _write(folder: Path, policy: VLAPolicy, provenance: Mapping[str, Any]) -> No
     _write_json(folder / _PROVENANCE, dict(provenance))
     backbone.vlm.config.save_pretrained(folder / _VLM)
     policy.processor.vlm.save_pretrained(folder / _VLM)
-    _write_tensors(folder / _HEADS, policy.action_head.state_dict())
+    save_tensors(folder / _HEADS, policy.action_head.state_dict())
     if full:
-        _write_tensors(folder / _BACKBONE, backbone.vlm.state_dict())
+        save_tensors(folder / _BACKBONE, backbone.vlm.state_dict())
     elif backbone.tuning == "lora":
-        _write_tensors(folder / _ADAPTER, backbone.adapter_state())
+        save_tensors(folder / _ADAPTER, backbone.adapter_state())
 
 
 def _read_normaliser(folder: Path, robot: RobotFacts) -> Normaliser:
@@ -249,11 +250,6 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
-
-
-def _write_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
-    # Clones: safetensors refuses tensors that share memory, as tied weights do.
-    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}, path)
 
 
 def _read_json(path: Path) -> Any:

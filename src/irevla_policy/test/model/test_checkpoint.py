@@ -76,7 +76,7 @@ def test_failed_save_leaves_the_old_checkpoint(policy, stored, monkeypatch):
     def full_disk(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_write_tensors", full_disk)
+    monkeypatch.setattr(checkpoint, "save_tensors", full_disk)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(stored, policy)
     assert checkpoint_version(stored) == version
