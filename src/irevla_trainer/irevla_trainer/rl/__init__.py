@@ -1,0 +1,1 @@
+"""Online reinforcement learning on the latents of a frozen backbone: worlds, rollouts, PPO and SACfD."""

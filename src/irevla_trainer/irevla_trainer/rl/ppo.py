@@ -1,0 +1,262 @@
+"""Proximal policy optimisation (Schulman et al. 2017) on stored observations.
+
+    collect whole episodes with a ~ N(mu(h), std^2)
+    V(h) for every latent, advantages by GAE
+    for each epoch, for each minibatch:
+        ratio = pi(a|h) / pi_old(a|h)
+        loss = -min(ratio A, clip(ratio, 1 - c, 1 + c) A) + w_v (V(h) - return)^2
+        stop when KL(pi_old || pi) exceeds its limit
+
+With a `LatentStore` only the heads learn (stage 1 of iRe-VLA); with an `ImageStore` the backbone learns too.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from irevla_policy.model.policy import Latent, VLAPolicy
+from irevla_trainer.rl.advantage import generalised_advantages
+from irevla_trainer.rl.algorithm import DivergedError
+from irevla_trainer.rl.latents import ImageStore, Indices, LatentStore
+from irevla_trainer.rl.rollout import Rollout
+from irevla_trainer.rl.settings import PpoSettings
+
+_VALUE_BATCH = 1024
+_PACES = (0.01, 10.0)
+
+
+class Ppo:
+    """PPO of a policy's action head with a new critic.
+
+    Args:
+        policy: Learns in place.
+        settings: Of PPO.
+        whole_model: Train the backbone as well (PPO-Replay, for comparison) instead of the heads alone.
+    """
+
+    def __init__(self, policy: VLAPolicy, settings: PpoSettings, whole_model: bool = False) -> None:
+        self.policy, self.settings, self.whole_model = policy, settings, whole_model
+        self.critic = policy.new_critic()
+        self.iteration = 0
+        self.pace = 1.0
+        if whole_model:
+            policy.unfreeze_backbone()
+        else:
+            policy.freeze_backbone()
+        groups = [
+            {"name": "actor", "params": list(policy.action_head.parameters()), "lr": settings.actor_learning_rate},
+            {"name": "critic", "params": list(self.critic.parameters()), "lr": settings.critic_learning_rate},
+        ]
+        if whole_model:
+            groups.append(
+                {"name": "backbone", "params": policy.backbone.tunable(), "lr": settings.backbone_learning_rate}
+            )
+        self.optimizer = torch.optim.Adam(groups, eps=1e-5, fused=True)
+        self.learnt = [parameter for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
+
+    @property
+    def episodes(self) -> int:
+        """Episodes that an iteration takes."""
+        return self.settings.episodes
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the exploration noise on normalised actions."""
+        return self.settings.noise
+
+    def store(self, decisions: int) -> LatentStore | ImageStore:
+        """An empty store for what a rollout sees."""
+        return ImageStore(self.policy) if self.whole_model else LatentStore(decisions, device=self.policy.device)
+
+    def learn(self, rollout: Rollout, seed: int) -> dict[str, float]:
+        """One iteration of updates.
+
+        Args:
+            rollout: Of the policy as it is now.
+            seed: Of the order of the decisions.
+
+        Returns:
+            Figures: policy_loss, value_loss, value_error (root mean square, before the updates), explained_variance,
+            kl (at the end), clipped (share of ratios), updates (of the policy), pace (factor on its learning rates).
+
+        Raises:
+            DivergedError: A loss is not finite; the policy is as before the update that gave it.
+        """
+        value, next_value = self._values(rollout)
+        advantage, returns = generalised_advantages(
+            rollout.reward,
+            value,
+            next_value,
+            rollout.terminated,
+            rollout.ended,
+            self.settings.gamma,
+            self.settings.gae_lambda,
+        )
+        figures = {
+            "value_error": float(np.sqrt(np.mean((returns - value) ** 2))),
+            "explained_variance": explained_variance(value, returns),
+        }
+        warm = self.iteration < self.settings.warmup
+        self._set_pace()
+        figures |= self._update(rollout, advantage, returns, warm, np.random.default_rng(seed))
+        if not warm:
+            self._adapt(figures["kl"])
+        self.iteration += 1
+        return figures | {"pace": self.pace}
+
+    def _adapt(self, kl: float) -> None:
+        """Hurry when the policy hardly moved, and slow down when it moved too far."""
+        target = self.settings.kl_target
+        if target and kl < target / 1.5:
+            self.pace = min(self.pace * 1.5, _PACES[1])
+        elif target and kl > target * 1.5:
+            self.pace = max(self.pace / 1.5, _PACES[0])
+
+    def _set_pace(self) -> None:
+        """The learning rates of what the policy consists of; the critic keeps its own."""
+        rates = {"actor": self.settings.actor_learning_rate, "backbone": self.settings.backbone_learning_rate}
+        for group in self.optimizer.param_groups:
+            if group["name"] in rates:
+                group["lr"] = rates[group["name"]] * self.pace
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that `load` needs to go on, the policy's own weights left out."""
+        tensors = {f"critic/{name}": value for name, value in self.critic.state_dict().items()}
+        tensors |= {"iteration": torch.tensor(self.iteration), "pace": torch.tensor(self.pace, dtype=torch.float64)}
+        for place, parameter in enumerate(self.learnt):
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer/{place}/{key}"] = value
+        return tensors
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Continue from what `tensors` gave."""
+        self.iteration, self.pace = int(tensors["iteration"]), float(tensors["pace"])
+        prefix = "critic/"
+        self.critic.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        for name, value in tensors.items():
+            if name.startswith("optimizer/"):
+                _, place, key = name.split("/")
+                target = "cpu" if key == "step" else self.policy.device
+                self.optimizer.state[self.learnt[int(place)]][key] = value.to(target).clone()
+
+    @torch.no_grad()
+    def _values(self, rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
+        """Values of the observations and of those after them."""
+        needed, place = np.unique(np.concatenate([rollout.index, rollout.next_index]), return_inverse=True)
+        parts = [
+            self._value(rollout.observations.latent(needed[first : first + _VALUE_BATCH])).cpu().numpy()
+            for first in range(0, len(needed), _VALUE_BATCH)
+        ]
+        values = np.concatenate(parts)[place]
+        return values[: len(rollout)], values[len(rollout) :]
+
+    def _value(self, latent: Latent) -> Tensor:
+        return self.critic(latent.hidden, latent.mask, latent.state)
+
+    def _update(
+        self,
+        rollout: Rollout,
+        advantage: np.ndarray,
+        returns: np.ndarray,
+        warm: bool,
+        random: np.random.Generator,
+    ) -> dict[str, float]:
+        settings, device = self.settings, self.policy.device
+        tensors = [torch.from_numpy(array).to(device) for array in (rollout.action, rollout.mean, advantage, returns)]
+        history: dict[str, list[float]] = {"policy_loss": [], "value_loss": [], "kl": [], "clipped": []}
+        critic_only = warm
+        for batch in minibatches(len(rollout), settings.minibatch, settings.epochs, random):
+            action, old_mean, batch_advantage, batch_returns = (tensor[torch.from_numpy(batch)] for tensor in tensors)
+            latent = rollout.observations.latent(rollout.index[batch])
+            loss, figures = self._loss(
+                latent, action, old_mean, batch_advantage, batch_returns, rollout.std, critic_only
+            )
+            if figures.get("kl", 0.0) > settings.kl_stop:
+                # Far enough from where the data came from: the critic alone goes on.
+                history["kl"] = [figures["kl"]]
+                critic_only = True
+                continue
+            if not math.isfinite(float(loss.detach())):
+                raise DivergedError(f"the loss of PPO is {float(loss.detach()):g} in iteration {self.iteration}")
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.learnt, settings.gradient_clip)
+            self.optimizer.step()
+            for name, value in figures.items():
+                history[name].append(value)
+        averaged = {name: float(np.mean(values)) if values else 0.0 for name, values in history.items()}
+        # What the last pass saw: how far the policy came.
+        last = history["kl"][-max(round(len(rollout) / settings.minibatch), 1) :]
+        return averaged | {"kl": float(np.mean(last)) if last else 0.0, "updates": float(len(history["policy_loss"]))}
+
+    def _loss(
+        self,
+        latent: Latent,
+        action: Tensor,
+        old_mean: Tensor,
+        advantage: Tensor,
+        returns: Tensor,
+        std: float,
+        critic_only: bool,
+    ) -> tuple[Tensor, dict[str, float]]:
+        if critic_only:
+            # Where the backbone learns, the critic's gradient stays out of it.
+            latent = Latent(latent.hidden.detach(), latent.mask, latent.state)
+        value_loss = (self._value(latent) - returns).square().mean()
+        if critic_only:
+            return value_loss, {"value_loss": float(value_loss.detach())}
+        mean = self.policy.action_from_latent(latent)[:, 0]
+        ratio = (gaussian_log_prob(action, mean, std) - gaussian_log_prob(action, old_mean, std)).exp()
+        policy_loss = clipped_policy_loss(ratio, advantage, self.settings.clip)
+        kl = gaussian_kl(old_mean, mean, std).mean()
+        loss = policy_loss + self.settings.value_weight * value_loss
+        figures = {
+            "policy_loss": float(policy_loss.detach()),
+            "value_loss": float(value_loss.detach()),
+            "kl": float(kl.detach()),
+            "clipped": float(((ratio - 1).abs() > self.settings.clip).float().mean()),
+        }
+        return loss, figures
+
+
+def clipped_policy_loss(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """Clipped surrogate (PPO, eq. 7), advantages normalised over the batch; a scalar to minimise.
+
+    Args:
+        ratio: Probability ratios `[B]`.
+        advantage: `[B]`.
+        clip: Clipping range.
+    """
+    if len(advantage) > 1:
+        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    return -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
+
+
+def gaussian_log_prob(action: Tensor, mean: Tensor, std: float) -> Tensor:
+    """Log density of N(mean, std^2 I) at `[B, a]`, `[B]`."""
+    return torch.distributions.Normal(mean, std).log_prob(action).sum(-1)
+
+
+def gaussian_kl(mean: Tensor, other: Tensor, std: float) -> Tensor:
+    """KL(N(mean, std^2 I) || N(other, std^2 I)), `[B]`."""
+    return (mean - other).square().sum(-1) / (2 * std**2)
+
+
+def explained_variance(value: np.ndarray, returns: np.ndarray) -> float:
+    """1 - Var(returns - value) / Var(returns): 1 for a perfect critic, 0 for a constant one; NaN-free."""
+    variance = float(np.var(returns))
+    return 1.0 - float(np.var(returns - value)) / variance if variance > 0 else 0.0
+
+
+def minibatches(count: int, size: int, epochs: int, random: np.random.Generator) -> list[Indices]:
+    """Random minibatches of every epoch; a rest of less than half a batch joins the batch before it."""
+    batches = []
+    for _ in range(epochs):
+        order = random.permutation(count)
+        parts = max(round(count / size), 1)
+        batches += np.array_split(order, parts)
+    return batches
