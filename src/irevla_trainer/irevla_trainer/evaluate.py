@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from irevla_policy.model.policy import VLAPolicy
-from irevla_policy.robot.kinematics import ArmKinematics
-from irevla_policy.robot.observation import Observation, UInt8Image
-from irevla_policy.robot.proprioception import proprioceptive_state
-from irevla_policy.sim.world import World
+from irevla_policy.robot.observation import UInt8Image
+from irevla_trainer.rl.worlds import EpisodeRequest, Seen, Worlds
 from irevla_trainer.statistics import Rate
 
 
@@ -57,7 +55,6 @@ class TaskResult:
 
     task: EvaluationTask
     episodes: list[EpisodeOutcome]
-    seconds: float
 
     @property
     def rate(self) -> Rate:
@@ -71,7 +68,6 @@ class TaskResult:
             "variation": self.task.variation,
             **self.rate.to_json(),
             "mean_steps": round(float(np.mean([episode.steps for episode in self.episodes])), 2),
-            "seconds": round(self.seconds, 2),
             "seeds": [episode.seed for episode in self.episodes],
             "outcomes": [episode.success for episode in self.episodes],
         }
@@ -79,27 +75,25 @@ class TaskResult:
 
 def evaluate(
     policy: VLAPolicy,
-    make_world: Callable[[], World],
+    worlds: Worlds,
     tasks: Sequence[EvaluationTask],
     seeds: Sequence[int],
     *,
-    worlds: int = 10,
     filmed: int = 0,
     progress: Callable[[EvaluationTask, int, int], None] = lambda task, done, successes: None,
 ) -> list[TaskResult]:
-    """Run a policy in closed loop.
+    """Run a policy in closed loop, without noise.
 
-    Deterministic for given arguments. Several worlds are stepped in turn so that the model decides for all of them
-    in one batch; a batch rounds differently in the last bits than single decisions do, hence `worlds` is an argument.
+    Deterministic for given arguments and number of worlds: the model decides for all running episodes in one batch,
+    and a batch rounds differently in the last bits than single decisions do.
 
     Args:
         policy: What to evaluate.
-        make_world: Makes a world; called `worlds` times at most.
+        worlds: Run the episodes.
         tasks: Tasks and variations.
         seeds: One episode each, the same for every task; see `irevla_trainer.seeds`.
-        worlds: Episodes at a time.
         filmed: Of how many episodes per task the frames are kept.
-        progress: Called after each episode with task, episodes done and successes.
+        progress: Called after each episode with task, episodes of it that are done, and successes among them.
 
     Returns:
         One result per task.
@@ -107,80 +101,65 @@ def evaluate(
     Raises:
         TaskError: No such task or variation.
     """
-    pool = [make_world() for _ in range(min(worlds, max(len(seeds), 1)))]
-    try:
-        results = []
-        for task in tasks:
-            started = time.monotonic()
-            outcomes: dict[int, EpisodeOutcome] = {}
-            for index, outcome in _episodes(policy, pool, task, list(seeds), filmed):
-                outcomes[index] = outcome
-                progress(task, len(outcomes), sum(item.success for item in outcomes.values()))
-            ordered = [outcomes[index] for index in range(len(seeds))]
-            results.append(TaskResult(task, ordered, time.monotonic() - started))
-        return results
-    finally:
-        for world in pool:
-            world.close()
+    requests = [EpisodeRequest(task.task, task.variation, seed) for task in tasks for seed in seeds]
+    films = {index: list[UInt8Image]() for index in range(len(requests)) if index % len(seeds) < filmed}
+    deciding = _Deciding(policy, films)
+    outcomes: dict[int, EpisodeOutcome] = {}
+    done = [[0, 0] for _ in tasks]
+    for stepped in worlds.episodes(requests, deciding.decide):
+        if stepped.last is None:
+            continue
+        for row, index in enumerate(stepped.last.index):
+            success = bool(stepped.terminated[stepped.index.index(index)])
+            if index in films:
+                films[index].append(_first_image(stepped.last, row))
+            steps = stepped.last.step[row]
+            outcomes[index] = EpisodeOutcome(requests[index].seed, success, steps, films.get(index, []))
+            task = index // len(seeds)
+            done[task][0] += 1
+            done[task][1] += success
+            progress(tasks[task], *done[task])
+    return [
+        TaskResult(task, [outcomes[place * len(seeds) + index] for index in range(len(seeds))])
+        for place, task in enumerate(tasks)
+    ]
 
 
-@dataclass
-class _Running:
-    """An episode under way."""
+@dataclass(frozen=True)
+class _Looking:
+    """What the model sees of one episode."""
 
-    index: int
-    world: World
-    kinematics: ArmKinematics
-    observation: Observation
-    filmed: bool
-    steps: int = 0
-    frames: list[UInt8Image] = field(default_factory=list)
-    pending: list[np.ndarray] = field(default_factory=list)
-
-    @property
-    def state(self) -> np.ndarray:
-        seen = self.observation
-        return proprioceptive_state(self.world.profile, self.kinematics, seen.joint_positions, seen.gripper)
-
-    def film(self) -> None:
-        if self.filmed:
-            self.frames.append(next(iter(self.observation.images.values())))
+    images: dict[str, UInt8Image]
+    instruction: str
 
 
-def _episodes(
-    policy: VLAPolicy, pool: list[World], task: EvaluationTask, seeds: list[int], filmed: int
-) -> Iterator[tuple[int, EpisodeOutcome]]:
-    """Yield episodes as they end; a world that becomes free starts the next seed."""
-    kinematics = ArmKinematics(pool[0].profile)
-    waiting = list(range(len(seeds)))
+class _Deciding:
+    """Decides for all running episodes in one batch; a chunk of actions is carried out before the next is asked for."""
 
-    def start(world: World) -> _Running:
-        index = waiting.pop(0)
-        observation = world.reset(task.task, task.variation, seeds[index])
-        running = _Running(index, world, kinematics, observation, index < filmed)
-        running.film()
-        return running
+    def __init__(self, policy: VLAPolicy, films: dict[int, list[UInt8Image]]) -> None:
+        self._policy = policy
+        self._films = films
+        self._pending: dict[int, list[npt.NDArray[np.float64]]] = {}
 
-    live = [start(world) for world in pool[: len(waiting)]]
-    while live:
-        _decide(policy, [running for running in live if not running.pending])
-        still = []
-        for running in live:
-            result = running.world.step(running.pending.pop(0))
-            running.observation, running.steps = result.observation, running.steps + 1
-            running.film()
-            if not (result.terminated or result.truncated):
-                still.append(running)
-                continue
-            yield running.index, EpisodeOutcome(seeds[running.index], result.success, running.steps, running.frames)
-            if waiting:
-                still.append(start(running.world))
-        live = still
+    def decide(self, seen: Seen) -> npt.NDArray[np.float32]:
+        asking = [row for row, index in enumerate(seen.index) if not self._pending.get(index)]
+        if asking:
+            asked = seen.rows(asking)
+            for index, chunk in zip(asked.index, self._act(asked), strict=True):
+                self._pending[index] = list(chunk)
+        for row, index in enumerate(seen.index):
+            if index in self._films:
+                self._films[index].append(_first_image(seen, row))
+        return np.stack([self._pending[index].pop(0) for index in seen.index]).astype(np.float32)
+
+    def _act(self, seen: Seen) -> npt.NDArray[np.float64]:
+        """Raw actions `[B, chunk, a]`."""
+        observations = [
+            _Looking({camera: images[row] for camera, images in seen.images.items()}, instruction)
+            for row, instruction in enumerate(seen.instructions)
+        ]
+        return self._policy.act(observations, seen.state)
 
 
-def _decide(policy: VLAPolicy, asking: list[_Running]) -> None:
-    """Fill the pending actions of episodes that have none left of their chunk."""
-    if asking:
-        chunks = policy.act([item.observation for item in asking], np.stack([item.state for item in asking]))
-        for item, chunk in zip(asking, chunks, strict=True):
-            item.pending = list(chunk)
+def _first_image(seen: Seen, row: int) -> UInt8Image:
+    return next(iter(seen.images.values()))[row].copy()

@@ -3,16 +3,19 @@
 The episodes' seeds are those kept for tests (or for validation): no training draws from them, and the same --seed
 gives every checkpoint the same episodes. Results are written at the end: an interrupted evaluation leaves none.
 
-A task is TASK, or TASK:VARIATION for one of its variations. A task file is YAML:
+A task is TASK, or TASK:VARIATION for one of its variations. A task file is YAML, and may define variations of its own
+(settings and their meaning as in config/tasks/metaworld.yaml):
   world: metaworld
-  tasks: [drawer-open, "window-close:blue"]
+  tasks: [drawer-open, "window-close:blue", "drawer-open:flat"]
+  variations:
+    flat: {scale: [1.2, 1.0, 0.8], rgba: [0.9, 0.6, 0.1, 1.0]}
 
 With --json, FILE is one object:
   checkpoint  path, version (12 hex digits), provenance
   robot       name of the profile
   purpose     "test" or "validation"; seeds count from --seed within it
   tasks       list of objects: task, variation, success, low, high (95 % Wilson), successes, episodes, mean_steps,
-              seconds, seeds, outcomes
+              seeds, outcomes
 
 Examples:
   irevla eval --checkpoint out/policy --tasks drawer-open,window-close --episodes 50 --json out/eval.json
@@ -25,11 +28,12 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from irevla_policy.settings import SettingsError, load, setting
+from irevla_policy.sim.tasks import TaskError, TaskFile, Variation, load_tasks
 
 if TYPE_CHECKING:
     from irevla_trainer.evaluate import EvaluationTask, TaskResult
@@ -37,10 +41,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluationFile:
-    """A file that names tasks."""
+    """A file that names tasks, and variations that only it knows."""
 
     tasks: tuple[str, ...] = setting(doc="Tasks as TASK or TASK:VARIATION")
     world: str = setting("metaworld", "World that has them", choices=("metaworld",))
+    variations: dict[str, Variation] = setting(factory=dict, doc="Variations of every task, by name")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="folder of the checkpoint")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--tasks", help="comma-separated tasks, each TASK or TASK:VARIATION")
-    which.add_argument("--task-file", type=Path, help="YAML file that names the tasks")
+    which.add_argument("--task-file", type=Path, help="YAML file that names the tasks and may define variations")
     parser.add_argument("--episodes", type=int, default=50, help="episodes per task (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="first seed within the purpose's range (default: 0)")
     parser.add_argument(
@@ -73,31 +78,22 @@ def run(args: argparse.Namespace) -> int:
     from irevla_policy.model.checkpoint import check_fits, checkpoint_version, load_checkpoint, read_provenance
     from irevla_policy.model.device import require_device
     from irevla_policy.robot.profile import load_profile
-    from irevla_policy.sim.metaworld import MetaWorld
-    from irevla_policy.sim.tasks import load_tasks
     from irevla_trainer.evaluate import evaluate
+    from irevla_trainer.rl.worlds import Worlds
     from irevla_trainer.seeds import episode_seeds
 
     if args.episodes < 1 or args.worlds < 1:
         raise SettingsError("--episodes and --worlds: expected at least 1")
     profile = load_profile(args.robot)
-    known = load_tasks()
-    tasks = _tasks(args)
-    for task in tasks:
-        known.variation(task.task, task.variation)
+    known, tasks = _tasks(args)
     seeds = episode_seeds(args.purpose, args.episodes, args.seed)
     version = checkpoint_version(args.checkpoint)
     policy = load_checkpoint(args.checkpoint, require_device(args.device))
     check_fits(args.checkpoint, policy.robot, profile)
-    results = evaluate(
-        policy,
-        lambda: MetaWorld(profile, known, max_steps=args.max_steps, cached_scenes=1),
-        tasks,
-        seeds,
-        worlds=args.worlds,
-        filmed=3 if args.video else 0,
-        progress=_Progress(args.episodes),
-    )
+    with Worlds(profile, min(args.worlds, len(tasks) * len(seeds)), known, args.max_steps) as worlds:
+        results = evaluate(
+            policy, worlds, tasks, seeds, filmed=3 if args.video else 0, progress=_Progress(args.episodes)
+        )
     for result in results:
         print(f"{result.task!s:<32} {result.rate}", flush=True)
     if args.video:
@@ -117,14 +113,35 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tasks(args: argparse.Namespace) -> list[EvaluationTask]:
+def _tasks(args: argparse.Namespace) -> tuple[TaskFile, list[EvaluationTask]]:
+    """All tasks with their variations, the task file's own ones included, and those to evaluate."""
     from irevla_trainer.evaluate import EvaluationTask
 
-    names = load(EvaluationFile, args.task_file).tasks if args.task_file else args.tasks.split(",")
-    names = [name for name in names if name.strip()]
-    if not names:
+    known = load_tasks()
+    if args.task_file:
+        file = load(EvaluationFile, args.task_file)
+        known, names = _with_variations(known, file, args.task_file), file.tasks
+    else:
+        names = tuple(args.tasks.split(","))
+    tasks = [EvaluationTask.parse(name) for name in names if name.strip()]
+    if not tasks:
         raise SettingsError(f"{args.task_file or '--tasks'}: expected at least one task")
-    return [EvaluationTask.parse(name) for name in names]
+    for task in tasks:
+        try:
+            known.variation(task.task, task.variation)
+        except TaskError as error:
+            raise TaskError(f"{args.task_file}: tasks: {error}" if args.task_file else f"--tasks: {error}") from None
+    return known, tasks
+
+
+def _with_variations(known: TaskFile, file: EvaluationFile, path: Path) -> TaskFile:
+    taken = {name for task in known.tasks for name in known.variation_names(task)}
+    for name in file.variations:
+        if name in taken:
+            raise SettingsError(
+                f"{path}: variations.{name}: config/tasks/{file.world}.yaml has one of this name; choose another"
+            )
+    return replace(known, variations={**known.variations, **file.variations})
 
 
 class _Progress:

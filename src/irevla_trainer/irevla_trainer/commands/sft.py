@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     from irevla_trainer.data.dataset import Wanted, load_dataset
     from irevla_trainer.learn.decisions import Decisions, split
     from irevla_trainer.learn.sft import train
+    from irevla_trainer.learn.training_state import remove_state
 
     device = require_device(args.device)
     if args.threads is not None:
@@ -99,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
         data = _account(dataset, len(chosen[1]))
         provenance = _provenance(args, policy, training_settings, result, data)
         version = save_checkpoint(args.out, policy, provenance)
+        remove_state(folder)
     finally:
         dataset.close()
     held_out = f", held out {result.validation_loss:.4f}" if result.validation_loss is not None else ""

@@ -146,10 +146,12 @@ def _report(run: DemoRun, videos: list[Path]) -> None:
 
 
 def _loss_curves(run: DemoRun) -> list[Curve]:
-    training = [(line["step"], line["loss"]) for line in run.metrics]
-    held_out = [(line["step"], line["validation_loss"]) for line in run.metrics if "validation_loss" in line]
-    curves = [Curve("training", *zip(*training, strict=True))]
-    return curves + ([Curve("held-out episodes", *zip(*held_out, strict=True))] if held_out else [])
+    held_out = [line for line in run.metrics if "validation_loss" in line]
+    curves = [Curve("training", [line["step"] for line in run.metrics], [line["loss"] for line in run.metrics])]
+    if held_out:
+        losses = [line["validation_loss"] for line in held_out]
+        curves.append(Curve("held-out episodes", [line["step"] for line in held_out], losses))
+    return curves
 
 
 def _success_curve(run: DemoRun, task: str) -> Curve:

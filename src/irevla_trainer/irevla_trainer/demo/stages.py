@@ -22,12 +22,13 @@ from irevla_policy.model.config import RobotFacts
 from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.settings import to_dict
-from irevla_policy.sim.metaworld import MetaWorld
 from irevla_trainer.data.dataset import load_dataset
 from irevla_trainer.demo.settings import DemoSettings
 from irevla_trainer.evaluate import EvaluationTask, evaluate
 from irevla_trainer.learn import sft
 from irevla_trainer.learn.decisions import Decisions, split
+from irevla_trainer.learn.training_state import remove_state
+from irevla_trainer.rl.worlds import Worlds
 from irevla_trainer.ros.collecting import Collected, Collection, collect
 from irevla_trainer.ros.episodes import EndedEpisode, EpisodeRunner
 from irevla_trainer.seeds import episode_seeds
@@ -143,6 +144,7 @@ def train(run: DemoRun) -> None:
         "validation_loss": result.validation_loss,
     }
     run.version = save_checkpoint(run.checkpoint, policy, provenance)
+    remove_state(run.folder / "training")
     dataset.close()
 
 
@@ -206,14 +208,9 @@ class _Progress:
 
     def _measure(self, step: int) -> None:
         settings = self._run.settings
-        profile = load_profile(ROBOT)
         self._policy.eval()
-        results = evaluate(
-            self._policy,
-            lambda: MetaWorld(profile, cached_scenes=1),
-            [EvaluationTask(task) for task in settings.tasks],
-            episode_seeds("validation", settings.curve_episodes),
-            worlds=2,
-        )
+        tasks = [EvaluationTask(task) for task in settings.tasks]
+        with Worlds(load_profile(ROBOT), 2) as worlds:
+            results = evaluate(self._policy, worlds, tasks, episode_seeds("validation", settings.curve_episodes))
         self._policy.train()
         self._run.curve.append((float(step), {str(result.task): result.rate for result in results}))

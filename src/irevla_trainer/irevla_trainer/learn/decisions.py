@@ -68,6 +68,15 @@ class Decisions:
     def __len__(self) -> int:
         return len(self._episode)
 
+    @property
+    def epoch_length(self) -> int:
+        """Decisions that one pass over the data draws."""
+        return len(self)
+
+    def order(self, random: np.random.Generator) -> npt.NDArray[np.int64]:
+        """The decisions of one pass over the data, in random order, `[epoch_length]`."""
+        return random.permutation(len(self))
+
     def batch(self, indices: npt.NDArray[np.int64]) -> Batch:
         """The decisions of some indices in [0, len)."""
         episodes = [self.episodes[index] for index in self._episode[indices]]

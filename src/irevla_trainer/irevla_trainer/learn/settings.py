@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from irevla_policy.model.config import ModelSettings
 from irevla_policy.settings import setting
 
+TRAINS = ("model", "heads")
+
 
 @dataclass(frozen=True)
 class SftSettings:
@@ -38,6 +40,9 @@ class SftSettings:
     save_every: float = setting(30.0, "Time between saves of the training state", unit="s", above=0.0)
     precision: str = setting(
         "auto", "Arithmetic of the forward pass; auto is bfloat16 on a GPU", choices=("auto", "float32", "bfloat16")
+    )
+    trains: str = setting(
+        "model", "What learns: the head with what `tuning` names of the backbone, or the head alone", choices=TRAINS
     )
     seed: int = setting(0, "Of weights, order and augmentation", at_least=0)
 

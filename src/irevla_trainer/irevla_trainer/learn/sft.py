@@ -76,7 +76,8 @@ def train(
         validation: Held-out demonstrations, or None.
         settings: Of the run.
         folder: Holds `metrics.jsonl` (one JSON object a line: step, epoch, loss, learning_rate, seconds,
-            decisions_per_second and, after a validation, validation_loss) and, until the end, the training state.
+            decisions_per_second and, after a validation, validation_loss) and the training state. That stays after the
+            end, when the same call returns at once: `remove_state` it when the weights are in a safe place.
         progress: Called after each update with step, number of steps and the newest figures.
 
     Raises:
@@ -105,10 +106,13 @@ class _Run:
         self.policy, self.settings, self.folder, self.progress = policy, settings, folder, progress
         self.training = training
         self.validation = validation if validation is not None and len(validation) else None
-        self.batch_size = min(settings.batch_size, len(training))
-        self.steps_per_epoch = max(len(training) // self.batch_size, 1)
+        self.batch_size = min(settings.batch_size, training.epoch_length)
+        self.steps_per_epoch = max(training.epoch_length // self.batch_size, 1)
         self.total = settings.steps or math.ceil(settings.epochs * self.steps_per_epoch)
-        policy.unfreeze_backbone()
+        if settings.trains == "heads":
+            policy.freeze_backbone()
+        else:
+            policy.unfreeze_backbone()
         self.weights = {name: p for name, p in policy.named_parameters() if p.requires_grad}
         self.optimizer = self._make_optimizer()
         self.average = {name: p.detach().clone() for name, p in self.weights.items()} if settings.average else {}
@@ -148,9 +152,8 @@ class _Run:
         finally:
             batches.close()
             self.policy.eval()
+        self._save()
         self._take_average()
-        for path in self.folder.glob("state.*"):
-            path.unlink()
         return SftResult(self.step, self.last_loss, self.validation_loss, self.seconds)
 
     def _batches(self, first: int) -> Iterator[TrainingBatch]:
@@ -163,7 +166,7 @@ class _Run:
 
     def _indices(self, step: int) -> npt.NDArray[np.int64]:
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.settings.seed, 0, epoch]).permutation(len(self.training))
+        order = self.training.order(np.random.default_rng([self.settings.seed, 0, epoch]))
         return order[place * self.batch_size : (place + 1) * self.batch_size]
 
     def _update(self, batch: TrainingBatch) -> None:
@@ -257,7 +260,13 @@ class _Run:
         return {"settings": plain, "model": to_dict(self.policy.settings), "data": self.training.fingerprint()}
 
     def _save(self) -> None:
-        progress = {"step": self.step, "seconds": self.seconds, "losses": self.losses, "last_loss": self.last_loss}
+        progress = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "losses": self.losses,
+            "last_loss": self.last_loss,
+            "validation_loss": self.validation_loss,
+        }
         write_state(self.folder, TrainingState(self._identity(), progress, self._tensors()))
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -281,6 +290,8 @@ class _Run:
             )
         self.step, self.seconds = state.progress["step"], state.progress["seconds"]
         self.losses, self.last_loss = list(state.progress["losses"]), state.progress["last_loss"]
+        self.validation_loss = state.progress.get("validation_loss")
+        self._cut_metrics()
         with torch.no_grad():
             for name, parameter in self.weights.items():
                 parameter.copy_(state.tensors[f"weight/{name}"])
@@ -291,6 +302,16 @@ class _Run:
                     if stored is not None:
                         place = "cpu" if key == "step" else parameter.device
                         self.optimizer.state[parameter][key] = stored.to(place).clone()
+
+    def _cut_metrics(self) -> None:
+        """Forget what a killed process wrote after its last save: those steps come again."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step]
+        if kept != lines:
+            partial = path.with_name(f".{path.name}.partial")
+            partial.write_text("".join(kept))
+            partial.replace(path)
 
 
 def masked_mse(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from irevla_policy.errors import UserError
+from irevla_policy.model.tensor_file import save_tensors
 
-_FILE = "state.safetensors"
+STATE_FILE = "state.safetensors"
 
 
 class TrainingStateError(UserError, ValueError):
@@ -37,14 +37,20 @@ class TrainingState:
 
 
 def write_state(folder: Path, state: TrainingState) -> None:
-    """Replace the state in a folder; a crash at any moment leaves the old one or the new one."""
-    partial = folder / f".{_FILE}.partial"
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.tensors.items()}
+    """Replace the state in a folder; a crash at any moment leaves the old one or the new one.
+
+    Raises:
+        OSError: The disk is full; the old one stays.
+    """
+    partial = folder / f".{STATE_FILE}.partial"
     header = {"identity": json.dumps(state.identity), "progress": json.dumps(state.progress)}
-    save_file(tensors, partial, metadata=header)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(folder / _FILE)
+    try:
+        save_tensors(partial, state.tensors, header)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(folder / STATE_FILE)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_state(folder: Path) -> TrainingState | None:
@@ -53,7 +59,7 @@ def read_state(folder: Path) -> TrainingState | None:
     Raises:
         TrainingStateError: The file is damaged.
     """
-    path = folder / _FILE
+    path = folder / STATE_FILE
     if not path.is_file():
         return None
     try:
@@ -63,3 +69,8 @@ def read_state(folder: Path) -> TrainingState | None:
         return TrainingState(json.loads(header["identity"]), json.loads(header["progress"]), tensors)
     except (SafetensorError, KeyError, ValueError) as error:
         raise TrainingStateError(f"{path}: not a readable training state ({error}); remove it to start over") from error
+
+
+def remove_state(folder: Path) -> None:
+    """Remove the state in a folder, once what came of it is safe."""
+    (folder / STATE_FILE).unlink(missing_ok=True)

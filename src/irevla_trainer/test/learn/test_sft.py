@@ -70,10 +70,46 @@ def test_resumed_run_equals_uninterrupted(decisions, new_policy, tmp_path, avera
 
     assert result.steps == 12
     assert same(weights(whole), weights(resumed))
-    assert not (tmp_path / "parts" / "state.safetensors").exists()
+    # The state stays until its owner has written the checkpoint: what was lost on the way there comes again.
+    again = new_policy(seed=3)
+    assert train(again, decisions, decisions, settings, tmp_path / "parts") == result
+    assert same(weights(whole), weights(again))
     lines = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()] for name in ("whole", "parts")]
     assert [line["step"] for line in lines[0]] == list(range(1, 13))
     assert [line["loss"] for line in lines[0]] == [line["loss"] for line in lines[1]]
+
+
+def test_steps_that_come_again_after_a_crash_are_reported_once(decisions, new_policy, tmp_path):
+    settings = dataclasses.replace(QUICK, save_every=1000.0)
+
+    class Crash(BaseException):
+        pass
+
+    def crash(step, total, figures):
+        if step == 7:
+            raise Crash
+
+    with pytest.raises(KeyboardInterrupt):
+        train(new_policy(), decisions, None, settings, tmp_path, stop_at(4))
+    with pytest.raises(Crash):
+        train(new_policy(), decisions, None, settings, tmp_path, crash)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "lo')
+    train(new_policy(), decisions, None, settings, tmp_path)
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()] == list(range(1, 13))
+
+
+def test_heads_alone_leave_every_weight_of_the_backbone(decisions, new_policy, tmp_path):
+    policy = new_policy()
+    before = weights(policy)
+    train(policy, decisions, None, dataclasses.replace(QUICK, trains="heads"), tmp_path / "heads")
+    changed = {name for name, value in weights(policy).items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith("action_head.") for name in changed)
+    # The next stage trains the model again.
+    train(policy, decisions, None, QUICK, tmp_path / "model")
+    after = weights(policy)
+    assert any(name.startswith("backbone.") and not torch.equal(after[name], before[name]) for name in before)
 
 
 def test_interrupted_handlers_are_put_back(decisions, new_policy, tmp_path):
