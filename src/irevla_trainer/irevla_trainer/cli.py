@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    # Threads of the arithmetic that wait by spinning take the cores from worker processes and other programs: with one
+    # busy neighbour on two cores an update takes eight times as long. Read when torch loads, so it is set before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(_overview())

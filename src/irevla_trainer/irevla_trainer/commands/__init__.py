@@ -22,6 +22,7 @@ COMMANDS = (
     Command("up", "bring up a node graph, as ros2 launch does"),
     Command("collect", "record expert episodes as bags"),
     Command("sft", "train a policy from bags by supervised fine-tuning"),
+    Command("train", "train a policy with iRe-VLA: supervised fine-tuning and online reinforcement learning"),
     Command("eval", "measure a checkpoint's success per task, with intervals"),
     Command("bench", "run a benchmark and compare it with its targets"),
     Command("inspect", "say what is in a bag or checkpoint, problems named"),

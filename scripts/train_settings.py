@@ -1,0 +1,89 @@
+"""Writes docs/reference/train-settings.md from the settings of `irevla train` as they are declared.
+
+.venv/bin/python scripts/train_settings.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from irevla_policy.settings import constraint
+from irevla_trainer.loop.settings import TrainFile
+
+PATH = Path(__file__).resolve().parents[1] / "docs" / "reference" / "train-settings.md"
+
+_HEAD = """# The settings of `irevla train`
+
+What a file for `irevla train --config FILE` may hold. A key that is not listed, a value of another type or out of its
+range is an error that names file, key and what is allowed. RUN/config.yaml has all settings of a run, defaults
+included. How to use them: [train](../how-to/train.md); what they do: [learning](../concepts/learning.md).
+
+Made by `scripts/train_settings.py` from where the settings are declared; do not edit.
+"""
+_TYPES = {str: "text", float: "number", int: "whole number", bool: "true or false"}
+
+
+def document() -> str:
+    """The page."""
+    return _HEAD + "".join(_sections(TrainFile, TrainFile, "", {}))
+
+
+def _sections(cls: Any, defaults: Any, path: str, known: dict[Any, tuple[str, Any]]) -> Iterator[str]:
+    """A settings class and those within it; of one that was shown before only the other defaults."""
+    yield f"\n## {f'`{path}`' if path else 'At the top level'}\n\n{cls.__doc__.splitlines()[0]}\n\n"
+    hints = typing.get_type_hints(cls)
+    fields = [field for field in dataclasses.fields(cls) if not dataclasses.is_dataclass(hints[field.name])]
+    if cls in known:
+        before, others = known[cls]
+        fields = [field for field in fields if _default(defaults, field) != _default(others, field)]
+        yield f"As `{before}`, with other defaults:\n\n"
+    known.setdefault(cls, (path, defaults))
+    if fields:
+        yield "| key | default | allowed | meaning |\n|---|---|---|---|\n"
+    for field in fields:
+        cells = (f"`{field.name}`", _default(defaults, field), _allowed(field, hints[field.name]), _doc(field))
+        yield f"| {' | '.join(cells)} |\n"
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[field.name]):
+            inner = hints[field.name]
+            value = inner if field.default_factory is dataclasses.MISSING else field.default_factory()
+            where = f"{path}.{field.name}" if path else field.name
+            yield from _sections(inner, value, where, known)
+
+
+def _default(settings: Any, field: dataclasses.Field[Any]) -> str:
+    """Of a settings object, or of a class whose fields are all that there is."""
+    value = field.default if isinstance(settings, type) else getattr(settings, field.name)
+    if value is dataclasses.MISSING:
+        return "required"
+    if value is None:
+        return "left out"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(map(str, value))}]`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`" if value != "" else "empty"
+
+
+def _allowed(field: dataclasses.Field[Any], kind: Any) -> str:
+    rule = constraint(field)
+    if rule.choices is not None:
+        return ", ".join(f"`{choice}`" for choice in rule.choices)
+    if isinstance(kind, types.UnionType):
+        (kind,) = [option for option in typing.get_args(kind) if option is not types.NoneType]
+    name = f"list of {_TYPES[typing.get_args(kind)[0]]}s" if typing.get_origin(kind) is tuple else _TYPES[kind]
+    return f"{name} {rule.allowed()}".strip()
+
+
+def _doc(field: dataclasses.Field[Any]) -> str:
+    return constraint(field).doc.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PATH.write_text(document())
+    print(PATH)

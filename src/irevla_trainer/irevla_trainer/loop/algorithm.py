@@ -1,0 +1,286 @@
+"""Algorithm 1 of iRe-VLA.
+
+    pi_2 <- stage 0: supervised fine-tuning on D_e
+    D_RL <- {}
+    for each task T_i:
+        pi_1 <- stage 1: reinforcement learning of the heads of pi_2 on T_i, successes into D_RL
+        pi_2 <- stage 2: supervised fine-tuning of pi_1 on D_e and D_RL
+
+After every stage all categories are evaluated on validation seeds; the checkpoint that does best there is the run's
+result, and its success is reported on test seeds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from irevla_policy.errors import RunError
+from irevla_policy.model.checkpoint import check_fits, checkpoint_version, load_checkpoint, save_checkpoint
+from irevla_policy.model.config import RobotFacts
+from irevla_policy.model.device import require_device
+from irevla_policy.model.policy import VLAPolicy
+from irevla_policy.robot.profile import load_profile
+from irevla_policy.settings import to_dict
+from irevla_policy.sim.tasks import load_tasks
+from irevla_trainer.data.dataset import Dataset
+from irevla_trainer.evaluate import EvaluationTask
+from irevla_trainer.learn.decisions import Decisions, EpisodeArrays
+from irevla_trainer.learn.sft import TrainingError
+from irevla_trainer.loop.display import Display
+from irevla_trainer.loop.evaluation import evaluate_all, score, summary
+from irevla_trainer.loop.experts import load_experts
+from irevla_trainer.loop.replay import Replay
+from irevla_trainer.loop.report import write_report
+from irevla_trainer.loop.run import RunFolder
+from irevla_trainer.loop.settings import TrainFile
+from irevla_trainer.loop.stage1 import stage_1
+from irevla_trainer.loop.supervised import stage_0, stage_2
+from irevla_trainer.provenance import origin
+from irevla_trainer.rl.worlds import Worlds
+from irevla_trainer.video import Clip, side_by_side, write_video
+
+
+def train(run: RunFolder, settings: TrainFile, display: Display) -> dict[str, Any]:
+    """Carry out the loop in a run's folder, or what is left of it.
+
+    Args:
+        run: Its folder.
+        settings: Of the run.
+        display: Shows progress.
+
+    Returns:
+        The content of `result.json`: selected (step, version, checkpoint), test (categories), validation (step to
+        categories), steps (step to its account).
+
+    Raises:
+        UserError: The settings, the bags or a checkpoint do not fit.
+        RunError: A loss is not finite, or the disk is full.
+        KeyboardInterrupt: Stopped by SIGINT; the run can be resumed.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    with _Loop(run, settings, display) as loop:
+        return loop.run()
+
+
+class _Loop:
+    """The loop with what its stages share."""
+
+    def __init__(self, run: RunFolder, settings: TrainFile, display: Display) -> None:
+        self.folder, self.settings, self.display = run, settings, display
+        self.profile = load_profile(settings.robot)
+        self.device = require_device(settings.device)
+        self.accounts: dict[str, Any] = {}
+        self.evaluations: dict[str, Any] = {}
+        self._open = contextlib.ExitStack()
+        self._worlds: Worlds | None = None
+        self._experts: list[EpisodeArrays] | None = None
+
+    def __enter__(self) -> _Loop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def run(self) -> dict[str, Any]:
+        """Algorithm 1."""
+        current = self._stage_0()
+        self._evaluate(current)
+        successes: list[Path] = []
+        learnt_tasks = self.settings.tasks.rl if self.settings.stage1.enabled else ()
+        for number, text in enumerate(learnt_tasks, start=1):
+            task = EvaluationTask.parse(text)
+            learnt = self._stage_1(number, task, current)
+            successes.append(self.folder.path(learnt) / "successes")
+            self._evaluate(learnt)
+            current = learnt
+            if self.settings.stage2.enabled:
+                current = self._stage_2(number, task, learnt, successes)
+                self._evaluate(current)
+        return self._result()
+
+    # -- stages -----------------------------------------------------------------------------------------------------
+
+    def _stage_0(self) -> str:
+        def work(folder: Path) -> dict[str, Any]:
+            if self.settings.init:
+                policy = load_checkpoint(Path(self.settings.init))
+                check_fits(Path(self.settings.init), policy.robot, self.profile)
+                self._keep(folder, policy)
+                return {"init": checkpoint_version(Path(self.settings.init))}
+            if self.settings.from_scratch:
+                self._keep(folder, VLAPolicy.create(self.settings.model, facts, seed=self.settings.seed))
+                return {"from_scratch": True}
+            normaliser = Decisions(self.experts, facts.cameras).fit_normaliser()
+            policy = VLAPolicy.create(self.settings.model, facts, normaliser, self.settings.seed).to(self.device)
+            settings = dataclasses.replace(self.settings.stage0, seed=self.settings.seed)
+            with self.display.updates("stage 0") as progress, _named("stage 0 (settings stage0)"):
+                account = stage_0(policy, self.experts, settings, folder, progress)
+            self._keep(folder, policy)
+            return account
+
+        facts = RobotFacts.of(self.profile)
+        return self._step("00-stage0", work)
+
+    def _stage_1(self, number: int, task: EvaluationTask, before: str) -> str:
+        def work(folder: Path) -> dict[str, Any]:
+            policy = self._load(before)
+            with self.display.iterations(f"stage 1 {task}", self.settings.stage1) as report:
+                account = stage_1(
+                    policy, task, self.worlds, self.settings.stage1, self.settings.seed * 1000 + number, folder, report
+                )
+            if not account["successes"]:
+                self.display.say(
+                    f"stage 1 {task}: no success in {account['episodes']} episodes; goes on with the policy as it was"
+                )
+            self._keep(folder, policy)
+            return account
+
+        return self._step(f"{number:02d}-stage1-{_plain(task)}", work)
+
+    def _stage_2(self, number: int, task: EvaluationTask, before: str, folders: list[Path]) -> str:
+        def work(folder: Path) -> dict[str, Any]:
+            policy = self._load(before)
+            stage1 = self.settings.stage1
+            successes = [
+                episode for path in folders for episode in Replay(path, stage1.successes, stage1.imitate).episodes()
+            ]
+            title = f"stage 2 {task}"
+            with self.display.updates(title) as progress, _named(f"{title} (settings stage2.sft)"):
+                account = stage_2(
+                    policy,
+                    self.experts,
+                    successes,
+                    self.settings.stage2,
+                    self.settings.seed * 1000 + number,
+                    folder,
+                    progress,
+                )
+            self._keep(folder, policy)
+            return account | {"success_episodes": len(successes)}
+
+        return self._step(f"{number:02d}-stage2-{_plain(task)}", work)
+
+    def _step(self, name: str, work: Callable[[Path], dict[str, Any]]) -> str:
+        self.accounts[name] = self.folder.step(name, work)
+        return name
+
+    # -- evaluation ---------------------------------------------------------------------------------------------------
+
+    def _evaluate(self, step: str) -> None:
+        def work(folder: Path) -> dict[str, Any]:
+            with self.display.episodes(f"validation after {step}") as progress:
+                results = evaluate_all(
+                    self._load(step),
+                    self.worlds,
+                    self.settings.tasks,
+                    "validation",
+                    self.settings.evaluation.validation_episodes,
+                    progress=progress,
+                )
+            return {"categories": summary(results)}
+
+        name = f"{step}-validation"
+        known = self.folder.is_done(name)
+        self.evaluations[step] = self.folder.step(name, work)["categories"]
+        if not known:
+            write_report(self.folder.folder)
+        self.display.evaluation(step, self.evaluations[step])
+
+    def _result(self) -> dict[str, Any]:
+        # Of equals the latest: it has learnt from more.
+        steps = list(self.evaluations)
+        selected = max(steps, key=lambda step: (score(self.evaluations[step]), steps.index(step)))
+
+        def work(folder: Path) -> dict[str, Any]:
+            evaluation = self.settings.evaluation
+            with self.display.episodes(f"test of {selected}") as progress:
+                results = evaluate_all(
+                    self._load(selected),
+                    self.worlds,
+                    self.settings.tasks,
+                    "test",
+                    evaluation.test_episodes,
+                    evaluation.filmed,
+                    progress,
+                )
+            films = {}
+            for result in (result for members in results.values() for result in members):
+                for number, outcome in enumerate(result.episodes[: evaluation.filmed]):
+                    path = folder / f"{_plain(result.task)}-{number}.mp4"
+                    clip = Clip(str(result.task), outcome.frames, outcome.success)
+                    write_video(path, side_by_side([clip]), self.profile.control_rate)
+                    films[str(path.relative_to(self.folder.folder))] = outcome.success
+            return {"categories": summary(results), "films": films}
+
+        test = self.folder.step("99-test", work)
+        checkpoint = self.folder.path(selected) / "checkpoint"
+        result = {
+            "selected": {"step": selected, "version": checkpoint_version(checkpoint), "checkpoint": "checkpoint"},
+            "test": test["categories"],
+            "films": test["films"],
+            "validation": self.evaluations,
+            "steps": self.accounts,
+            "settings": to_dict(self.settings),
+        }
+        self.folder.finish(result, checkpoint)
+        write_report(self.folder.folder)
+        return result
+
+    # -- what the stages share ----------------------------------------------------------------------------------------
+
+    @property
+    def worlds(self) -> Worlds:
+        """The worlds, started when they are first needed."""
+        if self._worlds is None:
+            self._worlds = self._open.enter_context(
+                Worlds(
+                    self.profile,
+                    self.settings.worlds,
+                    load_tasks(self.settings.task_file),
+                    self.settings.max_steps,
+                )
+            )
+        return self._worlds
+
+    @property
+    def experts(self) -> list[EpisodeArrays]:
+        """D_e, read when it is first needed."""
+        if self._experts is None:
+            with self.display.bags() as progress:
+                dataset: Dataset = load_experts(
+                    self.settings.bags,
+                    self.settings.tasks.expert,
+                    self.profile,
+                    self.folder.folder / "cache",
+                    progress,
+                )
+            self._open.callback(dataset.close)
+            self._experts = list(dataset.episodes)
+        return self._experts
+
+    def _keep(self, folder: Path, policy: VLAPolicy) -> None:
+        provenance = {"made_by": "irevla train", "origin": origin(), "settings": to_dict(self.settings)}
+        save_checkpoint(folder / "checkpoint", policy, provenance)
+
+    def _load(self, step: str) -> VLAPolicy:
+        return load_checkpoint(self.folder.path(step) / "checkpoint").to(self.device)
+
+
+@contextlib.contextmanager
+def _named(stage: str) -> Iterator[None]:
+    """Say which stage did not learn."""
+    try:
+        yield
+    except TrainingError as error:
+        raise RunError(f"{stage}: {error}") from error
+
+
+def _plain(task: EvaluationTask) -> str:
+    return str(task).replace(":", "-")

@@ -1,0 +1,67 @@
+"""What can be known to be wrong with a run before anything is done for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from irevla_policy.errors import UserError
+from irevla_policy.model.checkpoint import check_fits, read_config
+from irevla_policy.model.device import require_device
+from irevla_policy.recording.storage import find_bags
+from irevla_policy.robot.profile import load_profile
+from irevla_policy.settings import SettingsError
+from irevla_policy.sim.tasks import load_tasks
+from irevla_trainer.loop.evaluation import tasks_of
+from irevla_trainer.loop.settings import TrainFile
+from irevla_trainer.rl.worlds import make_environment
+
+
+def check(settings: TrainFile, file: Path) -> None:
+    """Check that tasks, robot, device, bags and checkpoint are there and fit each other.
+
+    Args:
+        settings: Of the run.
+        file: Where they come from, for the message.
+
+    Raises:
+        SettingsError: They do not; names the file, the key, and what there is instead.
+    """
+    with _of(file, "task_file"):
+        tasks = load_tasks(settings.task_file)
+    for category, members in tasks_of(settings.tasks).items():
+        with _of(file, f"tasks.{category}"):
+            for task in members:
+                tasks.variation(task.task, task.variation)
+    with _of(file, "robot"):
+        profile = load_profile(settings.robot)
+        try:
+            make_environment(profile, tasks, settings.max_steps).close()
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+    with _of(file, "device"):
+        require_device(settings.device)
+    if settings.init:
+        with _of(file, "init"):
+            model, robot, _ = read_config(settings.init)
+            check_fits(settings.init, robot, profile)
+            if settings.learns_online and model.chunk != 1:
+                raise SettingsError(
+                    f"{settings.init} decides {model.chunk} actions at a time, reinforcement learning takes a "
+                    "checkpoint that was trained with chunk: 1"
+                )
+    if settings.needs_experts:
+        with _of(file, "bags"):
+            if not settings.bags:
+                raise SettingsError("expected at least one folder with demonstrations of the expert tasks")
+            for folder in settings.bags:
+                find_bags(folder)
+
+
+@contextmanager
+def _of(file: Path, key: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise SettingsError(f"{file}: {key}: {error}") from error

@@ -1,0 +1,136 @@
+"""D_RL on disk: successful episodes with their images, in the order in which they were collected."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from irevla_trainer.data.frames import FrameFile
+from irevla_trainer.rl.rollout import Trajectory
+
+
+@dataclass(frozen=True)
+class Success:
+    """A stored episode, as `learn.decisions.EpisodeArrays`; its images are read from the disk frame by frame.
+
+    Attributes:
+        images: Camera name to RGB images, uint8 `[T, H, W, 3]`.
+        instructions: What to do at each step, T texts.
+        state: Raw proprioceptive states `[T, s]`.
+        action: Raw actions to imitate `[T, a]`.
+        task: TASK or TASK:VARIATION.
+        seed: Of the world.
+    """
+
+    images: dict[str, npt.NDArray[np.uint8]]
+    instructions: list[str]
+    state: npt.NDArray[np.float32]
+    action: npt.NDArray[np.float32]
+    task: str
+    seed: int
+
+
+class Replay:
+    """A folder of successful episodes of one task, in batches; the oldest make room for the newest.
+
+    Args:
+        folder: The folder; made when missing.
+        capacity: Episodes to keep.
+        imitate: Which actions to imitate, 'intended' or 'executed'.
+    """
+
+    def __init__(self, folder: Path, capacity: int, imitate: str) -> None:
+        self.folder, self.capacity, self.imitate = folder, capacity, imitate
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, batch: int, trajectories: Sequence[Trajectory]) -> None:
+        """Store the successes of one iteration; a crash leaves none of them or all.
+
+        Raises:
+            OSError: The disk is full; nothing of the batch is stored.
+        """
+        partial = self.folder / f".{batch:06d}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            for number, trajectory in enumerate(trajectories):
+                self._write(partial / f"{number:05d}", trajectory)
+            for path in partial.rglob("*"):
+                _sync(path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        target = self.folder / f"{batch:06d}"
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+        self._make_room()
+
+    def forget(self, first: int) -> None:
+        """Remove batches from `first` on: those of iterations that will be repeated."""
+        for path in self._batches():
+            if int(path.name) >= first:
+                shutil.rmtree(path)
+
+    def episodes(self) -> list[Success]:
+        """The newest episodes up to the capacity, oldest first."""
+        folders = [episode for batch in self._batches() for episode in sorted(batch.iterdir())]
+        return [self._read(folder) for folder in folders[-self.capacity :]]
+
+    def _write(self, folder: Path, trajectory: Trajectory) -> None:
+        folder.mkdir()
+        shapes = {}
+        for camera, images in trajectory.images.items():
+            shapes[camera] = FrameFile.write(folder / f"{camera}.frames", images).shape
+        action = trajectory.intended if self.imitate == "intended" else trajectory.executed
+        np.savez(folder / "arrays.npz", state=trajectory.state, action=action)
+        request = trajectory.request
+        values: dict[str, Any] = {
+            "task": request.task + (f":{request.variation}" if request.variation else ""),
+            "seed": request.seed,
+            "instruction": trajectory.instructions[0],
+            "images": shapes,
+        }
+        (folder / "episode.json").write_text(json.dumps(values))
+
+    def _read(self, folder: Path) -> Success:
+        values = json.loads((folder / "episode.json").read_text())
+        with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+            state, action = arrays["state"], arrays["action"]
+        frames = {name: FrameFile(folder / f"{name}.frames", tuple(shape)) for name, shape in values["images"].items()}
+        return Success(
+            images=cast("dict[str, npt.NDArray[np.uint8]]", frames),
+            instructions=[values["instruction"]] * len(action),
+            state=state,
+            action=action,
+            task=values["task"],
+            seed=int(values["seed"]),
+        )
+
+    def _batches(self) -> list[Path]:
+        return sorted(path for path in self.folder.iterdir() if path.name.isdigit())
+
+    def _make_room(self) -> None:
+        """Remove the oldest batches that the newest episodes can do without."""
+        kept = 0
+        for batch in reversed(self._batches()):
+            if kept >= self.capacity:
+                shutil.rmtree(batch)
+            else:
+                kept += sum(1 for _ in batch.iterdir())
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

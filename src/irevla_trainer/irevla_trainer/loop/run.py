@@ -1,0 +1,203 @@
+"""The folder of a run: steps that are done stay done, whatever happens.
+
+RUN/config.yaml          the settings that it was started with
+RUN/steps/00-stage0/     one folder a step: its own state while it runs, step.json once it is done
+RUN/result.json          written last: a run without it is not finished
+RUN/.lock                held by the process that works on it
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from irevla_policy.errors import UserError
+from irevla_policy.settings import to_dict
+from irevla_trainer.learn.training_state import STATE_FILE
+from irevla_trainer.loop.settings import TrainFile
+
+_LOCK, _CONFIG = ".lock", "config.yaml"
+_WHILE_RUNNING = (STATE_FILE, f".{STATE_FILE}.partial")
+"""What a step keeps in its folder only until it is done."""
+
+
+class RunFolderError(UserError, ValueError):
+    """The folder cannot be used for this run; says why and what to do."""
+
+
+class RunFolder:
+    """A run on the disk, locked against other processes until it is closed.
+
+    Args:
+        folder: The folder; made when missing.
+        settings: Of the run.
+        resume: Whether a run in the folder is to be continued.
+
+    Raises:
+        RunFolderError: The folder holds a run and `resume` is not set, a run with other settings, one that another
+            process works on, or something else; or with `resume`, no run.
+        OSError: The disk is full.
+    """
+
+    def __init__(self, folder: Path, settings: TrainFile, resume: bool = False) -> None:
+        self.folder = folder
+        self._written = yaml.safe_dump(to_dict(settings), sort_keys=False)
+        _check_place(folder, resume)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise RunFolderError(f"--out: the folder {folder} cannot be made ({error.strerror})") from error
+        self._lock = _take_lock(folder)
+        try:
+            self._new = not (folder / _CONFIG).is_file()
+            if self._new:
+                write_text(folder / _CONFIG, self._written)
+            else:
+                self._check(resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self, resume: bool) -> None:
+        config = self.folder / _CONFIG
+        if not resume:
+            state = "a finished" if self.result_path.is_file() else "an unfinished"
+            advice = "choose another folder" if self.result_path.is_file() else "--resume continues it"
+            raise RunFolderError(f"--out: {self.folder} holds {state} run; {advice}")
+        try:
+            before, now = yaml.safe_load(config.read_text()), yaml.safe_load(self._written)
+            changed = sorted(key for key in now if before.get(key) != now[key])
+        except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+            raise RunFolderError(f"--resume: {config} is damaged ({' '.join(str(error).split())})") from error
+        if changed:
+            raise RunFolderError(
+                f"--resume: {config} has other settings than the file given now: {', '.join(changed)}; "
+                "give the file that the run was started with, or start another run"
+            )
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes have it; does nothing the second time."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def discard(self) -> None:
+        """Remove the folder, if this process has begun the run and none of its steps is done."""
+        if self._new and not any(self.folder.glob("steps/*/step.json")):
+            shutil.rmtree(self.folder)
+
+    @property
+    def result_path(self) -> Path:
+        """The result, there once the run is finished."""
+        return self.folder / "result.json"
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The result of a finished run, else None."""
+        if not self.result_path.is_file():
+            return None
+        found: dict[str, Any] = json.loads(self.result_path.read_text())
+        return found
+
+    def step(self, name: str, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """Do a step once.
+
+        Args:
+            name: Of the step; names its folder.
+            work: Gets the step's folder, which may hold the state of an interrupted attempt, and returns plain values.
+
+        Returns:
+            What `work` returned, now or in an earlier run, with `seconds`, its wall time (of the last attempt).
+        """
+        folder = self.path(name)
+        done = folder / "step.json"
+        if not done.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            # What a killed process was about to write is neither old nor new.
+            for left in folder.glob(".checkpoint.*"):
+                shutil.rmtree(left)
+            started = time.monotonic()
+            values = work(folder)
+            values |= {"seconds": round(time.monotonic() - started, 2)}
+            write_text(done, json.dumps(values, indent=2) + "\n")
+        for left in (folder / kept for kept in _WHILE_RUNNING):
+            left.unlink(missing_ok=True)
+        stored: dict[str, Any] = json.loads(done.read_text())
+        return stored
+
+    def is_done(self, step: str) -> bool:
+        """Whether a step is done."""
+        return (self.path(step) / "step.json").is_file()
+
+    def path(self, step: str) -> Path:
+        """Folder of a step."""
+        return self.folder / "steps" / step
+
+    def finish(self, result: dict[str, Any], checkpoint: Path) -> None:
+        """Put the selected checkpoint and the result in place: the run is finished."""
+        partial, target = self.folder / ".checkpoint.partial", self.folder / "checkpoint"
+        for left in (partial, target):
+            shutil.rmtree(left, ignore_errors=True)
+        shutil.copytree(checkpoint, partial)
+        partial.replace(target)
+        write_text(self.result_path, json.dumps(result, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a crash at any moment leaves the old one, none, or the whole new one.
+
+    Raises:
+        OSError: The disk is full; the old one stays.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _check_place(folder: Path, resume: bool) -> None:
+    """Refuse what is no place for a run, before anything is written into it."""
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"--out: expected a folder, {folder} is a file")
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if resume and not names:
+        raise RunFolderError(f"--resume: no run in {folder}; leave --resume out to start one")
+    # A process that was killed in its first moments leaves these two.
+    if _CONFIG not in names and names - {_LOCK, f".{_CONFIG}.partial"}:
+        raise RunFolderError(f"--out: {folder} is a folder with something else than a run in it")
+
+
+def _take_lock(folder: Path) -> int:
+    """File descriptor of the lock, which ends with the process at the latest."""
+    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(lock, 32, 0).decode(errors="replace").strip()
+        os.close(lock)
+        raise RunFolderError(
+            f"--out: another process ({holder or 'unknown'}) works on the run in {folder}; wait for it or stop it"
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock

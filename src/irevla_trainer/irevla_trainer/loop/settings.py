@@ -1,0 +1,137 @@
+"""Settings of `irevla train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from irevla_policy.model.config import ModelSettings
+from irevla_policy.settings import SettingsError, setting
+from irevla_trainer.learn.settings import TRAINS, SftSettings
+from irevla_trainer.rl.settings import PpoSettings, SacfdSettings
+
+ALGORITHMS = ("ppo", "sacfd")
+
+
+@dataclass(frozen=True)
+class TaskSets:
+    """The three categories of tasks; each is TASK or TASK:VARIATION."""
+
+    expert: tuple[str, ...] = setting(doc="Tasks with demonstrations, learnt in stage 0")
+    rl: tuple[str, ...] = setting(
+        (), "Tasks learnt by reinforcement, in this order; empty for supervised learning only"
+    )
+    unseen: tuple[str, ...] = setting((), "Tasks that are never learnt, only evaluated")
+
+    def __post_init__(self) -> None:
+        if not self.expert:
+            raise SettingsError("expert: expected at least one task")
+        for name in ("expert", "rl", "unseen"):
+            tasks = getattr(self, name)
+            for task in tasks:
+                if tasks.count(task) > 1:
+                    raise SettingsError(f"{name}: {task!r} is named twice")
+        for task in self.unseen:
+            if task in (*self.expert, *self.rl):
+                raise SettingsError(f"unseen: {task!r} is learnt too, as one of the expert or rl tasks")
+
+
+@dataclass(frozen=True)
+class Stage1Settings:
+    """Stage 1: online reinforcement learning on one task."""
+
+    enabled: bool = setting(True, "Whether there is reinforcement learning; without, the run is stage 0 alone")
+    algorithm: str = setting("ppo", "Reinforcement learning algorithm", choices=ALGORITHMS)
+    trains: str = setting(
+        "heads",
+        "What learns: the heads on the latents of the frozen backbone (iRe-VLA), or the whole model (PPO-Replay)",
+        choices=TRAINS,
+    )
+    decisions: int = setting(40_000, "Most decisions per task", at_least=1)
+    converged: float = setting(
+        0.95, "Success rate of a rollout, exploration noise included, that counts as converged", above=0.0
+    )
+    patience: int = setting(2, "Rollouts in a row that must have converged", at_least=1)
+    validate_every: int = setting(5, "Iterations between validations; the best head is kept", at_least=1)
+    validation_episodes: int = setting(20, "Episodes of such a validation", at_least=1)
+    successes: int = setting(200, "Successful episodes per task that D_RL keeps: the newest", at_least=1)
+    imitate: str = setting(
+        "intended",
+        "Which actions of a success stage 2 imitates: those that were executed, exploration noise included, or those "
+        "that the policy intended",
+        choices=("intended", "executed"),
+    )
+    ppo: PpoSettings = setting(factory=PpoSettings, doc="Settings of PPO")
+    sacfd: SacfdSettings = setting(factory=SacfdSettings, doc="Settings of SACfD")
+
+    def __post_init__(self) -> None:
+        if self.algorithm == "sacfd" and self.trains == "model":
+            raise SettingsError("trains: sacfd learns from stored latents and cannot train the whole model; set heads")
+
+
+@dataclass(frozen=True)
+class Stage2Settings:
+    """Stage 2: supervised fine-tuning on D_e and D_RL."""
+
+    enabled: bool = setting(True, "Whether stage 2 follows stage 1")
+    share: float = setting(0.5, "Share of D_RL in the training data", at_least=0.0, at_most=0.95)
+    sft: SftSettings = setting(
+        factory=lambda: SftSettings(steps=1500, learning_rate=3e-4, validation_share=0.0), doc="The training"
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Evaluation of all categories, after every stage and at the end."""
+
+    validation_episodes: int = setting(10, "Episodes per task after every stage, on validation seeds", at_least=1)
+    test_episodes: int = setting(50, "Episodes per task of the selected checkpoint, on test seeds", at_least=1)
+    filmed: int = setting(1, "Episodes per task that are filmed in the test", at_least=0)
+
+
+@dataclass(frozen=True)
+class TrainFile:
+    """What a file for `irevla train --config` holds."""
+
+    tasks: TaskSets = setting(doc="The tasks")
+    task_file: str = setting("metaworld", "File of the world's tasks and variations: a name in config/tasks, or a path")
+    bags: tuple[str, ...] = setting((), "Folders with the experts' bags, relative to the working directory")
+    robot: str = setting("sawyer", "Robot profile, name or file")
+    model: ModelSettings = setting(factory=ModelSettings, doc="The model")
+    init: str = setting("", "Checkpoint to start from instead of stage 0")
+    stage0: SftSettings = setting(factory=SftSettings, doc="Stage 0: supervised fine-tuning on D_e")
+    from_scratch: bool = setting(False, "Skip stage 0: reinforcement learning from an untrained policy")
+    stage1: Stage1Settings = setting(factory=Stage1Settings, doc="Stage 1")
+    stage2: Stage2Settings = setting(factory=Stage2Settings, doc="Stage 2")
+    evaluation: EvaluationSettings = setting(factory=EvaluationSettings, doc="Evaluation")
+    worlds: int = setting(8, "Worlds, each in a process of its own", at_least=1)
+    max_steps: int | None = setting(
+        None,
+        "Decisions until an episode is given up, in learning and evaluation; the tasks' own numbers when left out",
+        at_least=1,
+        at_most=1000,
+    )
+    device: str = setting("cpu", "Torch device")
+    threads: int = setting(0, "Threads of the arithmetic; 0 for torch's choice", at_least=0)
+    seed: int = setting(0, "Of weights, order, noise and episodes; one for all stages", at_least=0)
+
+    def __post_init__(self) -> None:
+        if self.init and self.from_scratch:
+            raise SettingsError("from_scratch: init names a checkpoint to start from; leave one of them out")
+        for key, stage in (("stage0", self.stage0), ("stage2.sft", self.stage2.sft)):
+            if stage.seed:
+                raise SettingsError(f"{key}: seed: leave it out, seed at the top is that of all stages")
+        if self.learns_online and not self.init and self.model.chunk != 1:
+            raise SettingsError(
+                f"model: chunk: must be 1 for reinforcement learning, which decides one action at a time, found "
+                f"{self.model.chunk}"
+            )
+
+    @property
+    def learns_online(self) -> bool:
+        """Whether there is a stage 1."""
+        return self.stage1.enabled and bool(self.tasks.rl)
+
+    @property
+    def needs_experts(self) -> bool:
+        """Whether demonstrations are learnt from, in stage 0 or in stage 2."""
+        return not (self.init or self.from_scratch) or (self.learns_online and self.stage2.enabled)

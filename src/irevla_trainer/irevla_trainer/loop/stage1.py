@@ -1,0 +1,246 @@
+"""Stage 1: online reinforcement learning of the heads on one task, the backbone frozen.
+
+new critic
+repeat
+    run a rollout with exploration noise; its successes go into D_RL
+    learn from it
+    now and then validate without noise, and keep the best head
+until the rollouts have converged or the decisions are spent
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from irevla_policy.errors import RunError
+from irevla_policy.model.policy import VLAPolicy
+from irevla_trainer.evaluate import EvaluationTask, evaluate
+from irevla_trainer.learn.training_state import TrainingState, read_state, write_state
+from irevla_trainer.loop.replay import Replay
+from irevla_trainer.loop.run import write_text
+from irevla_trainer.loop.settings import Stage1Settings
+from irevla_trainer.rl.algorithm import DivergedError, RlAlgorithm
+from irevla_trainer.rl.ppo import Ppo
+from irevla_trainer.rl.rollout import Rollout, collect
+from irevla_trainer.rl.sacfd import Sacfd
+from irevla_trainer.rl.worlds import EpisodeRequest, Worlds
+from irevla_trainer.seeds import RANGES, episode_seeds
+
+_FIRST_SEED = 10_000
+"""Training seeds below are those of demonstrations."""
+
+
+@dataclass
+class _Progress:
+    """How far a stage is; plain values, stored with the weights."""
+
+    iteration: int = 0
+    decisions: int = 0
+    episodes: int = 0
+    successes: int = 0
+    converged: int = 0
+    best: float = -1.0
+    validated: int = -1
+    finished: str = ""
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def make_algorithm(policy: VLAPolicy, settings: Stage1Settings, folder: Path) -> RlAlgorithm:
+    """The algorithm that the settings name, with a new critic.
+
+    Args:
+        policy: Learns in place.
+        settings: Of the stage.
+        folder: For what the algorithm keeps on disk.
+    """
+    if settings.algorithm == "sacfd":
+        return Sacfd(policy, settings.sacfd, folder)
+    return Ppo(policy, settings.ppo, whole_model=settings.trains == "model")
+
+
+def stage_1(
+    policy: VLAPolicy,
+    task: EvaluationTask,
+    worlds: Worlds,
+    settings: Stage1Settings,
+    seed: int,
+    folder: Path,
+    report: Callable[[dict[str, float]], None] = lambda figures: None,
+) -> dict[str, Any]:
+    """Improve a policy in place on one task; continues from the state in `folder`.
+
+    Args:
+        policy: pi_1, a copy of pi_2; left with the best head that was validated.
+        task: T_i.
+        worlds: Run the episodes.
+        settings: Of the stage.
+        seed: Of critic, noise, order and episodes.
+        folder: Holds the state while the stage runs, `metrics.jsonl`, and D_RL of this task in `successes`.
+        report: Called after each iteration with its figures.
+
+    Returns:
+        decisions, episodes, successes, before and after (success on validation seeds), ended (why).
+
+    Raises:
+        RunError: A loss or a weight is not finite; the folder keeps the state before the iteration.
+        KeyboardInterrupt: Stopped by SIGINT; the same call repeats the iteration at hand and goes on.
+    """
+    return _Stage1(policy, task, worlds, settings, seed, folder, report).run()
+
+
+class _Stage1:
+    def __init__(
+        self,
+        policy: VLAPolicy,
+        task: EvaluationTask,
+        worlds: Worlds,
+        settings: Stage1Settings,
+        seed: int,
+        folder: Path,
+        report: Callable[[dict[str, float]], None],
+    ) -> None:
+        self.policy, self.task, self.worlds, self.settings = policy, task, worlds, settings
+        self.seed, self.folder, self.report = seed, folder, report
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.algorithm = make_algorithm(policy, settings, folder / "algorithm")
+        self.learnt = {name: p for name, p in policy.named_parameters() if p.requires_grad}
+        self.best = self._weights()
+        self.progress = _Progress()
+        self.replay = Replay(folder / "successes", settings.successes, settings.imitate)
+
+    def run(self) -> dict[str, Any]:
+        self._resume()
+        if self.progress.validated < 0:
+            self._validate()
+            self._save()
+        # An iteration counts once it is saved, whatever ends the process before: it comes again, the same.
+        while not self.progress.finished:
+            self._iterate()
+            self._save()
+        self._take(self.best)
+        # Stored latents are of no use to the stages that follow, and large.
+        shutil.rmtree(self.folder / "algorithm", ignore_errors=True)
+        return {
+            "task": str(self.task),
+            "decisions": self.progress.decisions,
+            "episodes": self.progress.episodes,
+            "successes": self.progress.successes,
+            "kept_successes": len(self.replay.episodes()),
+            "before": self.progress.history[0]["validation_success"],
+            "after": self.progress.best,
+            "ended": self.progress.finished,
+        }
+
+    def _iterate(self) -> None:
+        progress = self.progress
+        # One stream of random numbers per iteration: what a resumed run draws does not depend on where it stopped.
+        draw = np.random.default_rng([self.seed, progress.iteration])
+        requests = self._requests(draw)
+        limit = sum(self.worlds.steps(request.task) + 1 for request in requests)
+        store = self.algorithm.store(limit)
+        rollout = collect(self.worlds, requests, self.policy, store, self.algorithm.std, int(draw.integers(2**31)))
+        self.replay.add(progress.iteration, rollout.trajectories)
+        figures = self._learn(rollout, int(draw.integers(2**31)))
+        self._count(rollout)
+        figures |= {
+            "iteration": float(progress.iteration),
+            "decisions": float(progress.decisions),
+            "rollout_success": rollout.success_rate,
+        }
+        progress.history.append(figures)
+        if progress.finished or progress.iteration % self.settings.validate_every == 0:
+            self._validate()
+        self.report(progress.history[-1])
+
+    def _learn(self, rollout: Rollout, seed: int) -> dict[str, float]:
+        try:
+            figures = self.algorithm.learn(rollout, seed)
+            broken = [name for name, p in self.learnt.items() if not math.isfinite(float(p.detach().sum()))]
+            if broken:
+                raise DivergedError(f"the weight {broken[0]} is not finite after the updates")
+        except DivergedError as error:
+            key = self.settings.algorithm
+            rates = getattr(self.settings, key)
+            raise RunError(
+                f"stage 1 of {self.task}, iteration {self.progress.iteration + 1}: {error}; lower "
+                f"stage1.{key}.actor_learning_rate (now {rates.actor_learning_rate:g}) or critic_learning_rate (now "
+                f"{rates.critic_learning_rate:g}); the last good state is in {self.folder}"
+            ) from error
+        return figures
+
+    def _requests(self, draw: np.random.Generator) -> list[EpisodeRequest]:
+        last = RANGES["validation"] - RANGES["train"]
+        offsets = draw.integers(_FIRST_SEED, last, self.algorithm.episodes)
+        seeds = [episode_seeds("train", 1, int(offset))[0] for offset in offsets]
+        return [EpisodeRequest(self.task.task, self.task.variation, seed) for seed in seeds]
+
+    def _count(self, rollout: Rollout) -> None:
+        progress = self.progress
+        progress.iteration += 1
+        progress.decisions += len(rollout)
+        progress.episodes += len(rollout.success)
+        progress.successes += sum(rollout.success)
+        good = rollout.success_rate >= self.settings.converged
+        progress.converged = progress.converged + 1 if good else 0
+        if progress.converged >= self.settings.patience:
+            progress.finished = "converged"
+        elif progress.decisions >= self.settings.decisions:
+            progress.finished = "decisions spent"
+
+    def _validate(self) -> None:
+        """Success without noise on validation seeds; keeps the head when it is the best so far."""
+        seeds = episode_seeds("validation", self.settings.validation_episodes)
+        success = evaluate(self.policy, self.worlds, [self.task], seeds)[0].rate.value
+        progress = self.progress
+        if not progress.history:
+            progress.history.append({"iteration": 0.0, "decisions": 0.0})
+        progress.history[-1]["validation_success"] = success
+        progress.validated = progress.iteration
+        # Of equals the later has learnt from more, if there was a success to learn from.
+        if success > progress.best or (success == progress.best and progress.successes):
+            progress.best, self.best = success, self._weights()
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in self.learnt.items()}
+
+    def _take(self, weights: dict[str, Tensor]) -> None:
+        for name, parameter in self.learnt.items():
+            parameter.data.copy_(weights[name])
+
+    # -- the state on the disk --------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        tensors = {f"weight/{name}": value for name, value in self._weights().items()}
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        tensors |= {f"algorithm/{name}": value for name, value in self.algorithm.tensors().items()}
+        # First, so that they are complete once the state says that the stage has finished.
+        lines = [json.dumps(figures) + "\n" for figures in self.progress.history]
+        write_text(self.folder / "metrics.jsonl", "".join(lines))
+        write_state(self.folder, TrainingState({"task": str(self.task)}, vars(self.progress).copy(), tensors))
+
+    def _resume(self) -> None:
+        state = read_state(self.folder)
+        if state is None:
+            self.replay.forget(0)
+            return
+        self.progress = _Progress(**state.progress)
+        parts: dict[str, dict[str, Tensor]] = {"weight": {}, "best": {}, "algorithm": {}}
+        for name, tensor in state.tensors.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = tensor.to(self.policy.device) if part != "algorithm" else tensor
+        self._take(parts["weight"])
+        self.best = parts["best"]
+        if not self.progress.finished:
+            self.algorithm.load(parts["algorithm"])
+        self.replay.forget(self.progress.iteration)

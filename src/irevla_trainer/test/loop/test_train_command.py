@@ -1,0 +1,293 @@
+"""`irevla train`: the loop from bags to a result, its variants, and one clear line for what goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from sample_episodes import write_episode
+from stand_in_worlds import StandInWorlds
+
+from irevla_policy.errors import UserError
+from irevla_policy.model import checkpoint as checkpoints
+from irevla_policy.model.checkpoint import checkpoint_version, load_checkpoint, save_checkpoint
+from irevla_policy.model.config import ModelSettings, RobotFacts
+from irevla_policy.model.policy import VLAPolicy
+from irevla_policy.robot.profile import load_profile
+from irevla_policy.settings import load
+from irevla_trainer.cli import main
+from irevla_trainer.data.frames import FrameFile
+from irevla_trainer.learn import sft, training_state
+from irevla_trainer.loop import algorithm, run
+from irevla_trainer.loop.check import check
+from irevla_trainer.loop.report import write_report
+from irevla_trainer.loop.run import RunFolder
+from irevla_trainer.loop.settings import TrainFile
+
+ROOT = Path(__file__).resolve().parents[4]
+PROFILE = load_profile("sawyer")
+STAGES = ["00-stage0", "01-stage1-drawer-open-blue", "01-stage2-drawer-open-blue"]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """No simulator, and no report of every run."""
+    monkeypatch.setattr(algorithm, "Worlds", StandInWorlds)
+    monkeypatch.setattr(algorithm, "write_report", lambda folder: None)
+
+
+@pytest.fixture(scope="module")
+def bags(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bags")
+    for number in range(2):
+        write_episode(folder / f"drawer-{number}", steps=6, task="drawer-open")
+    write_episode(folder / "window", steps=6, task="window-open")
+    # Would be seen before the test, if it were taken for the task itself.
+    write_episode(folder / "window-blue", steps=6, task="window-open", variation="blue")
+    return folder
+
+
+@pytest.fixture
+def train(bags, tmp_path):
+    """Calls `irevla train` with a tiny configuration, changed by the given keys, into tmp_path/run."""
+
+    def call(*words: str, **changes) -> int:
+        settings = {
+            "tasks": {"expert": ["drawer-open", "window-open"], "rl": ["drawer-open:blue"], "unseen": ["drawer-close"]},
+            "bags": [str(bags)],
+            "stage0": {"steps": 2, "batch_size": 4, "validation_share": 0.0},
+            "stage1": {"decisions": 20, "validation_episodes": 2, "ppo": {"episodes": 4, "warmup": 0, "minibatch": 8}},
+            "stage2": {"sft": {"steps": 2, "batch_size": 4, "validation_share": 0.0}},
+            "evaluation": {"validation_episodes": 2, "test_episodes": 3, "filmed": 0},
+            "threads": 1,
+        }
+        file = tmp_path / "train.yaml"
+        file.write_text(yaml.safe_dump(settings | changes))
+        return main(["train", "--config", str(file), "--out", str(tmp_path / "run"), *words])
+
+    return call
+
+
+def result_of(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_from_bags_to_a_tested_checkpoint(train, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(algorithm, "write_report", write_report)
+    assert train(evaluation={"validation_episodes": 2, "test_episodes": 3, "filmed": 1}) == 0
+    folder = tmp_path / "run"
+    result = result_of(folder)
+    assert list(result["steps"]) == list(result["validation"]) == STAGES
+    assert result["steps"]["00-stage0"]["episodes"] == 3
+    assert result["steps"]["00-stage0"]["decisions"] == 18
+    stage1, stage2 = (result["steps"][name] for name in STAGES[1:])
+    assert stage1["successes"] > 0
+    assert stage2["success_episodes"] == stage1["kept_successes"]
+    assert stage2["episodes"] == 3 + stage2["success_episodes"]
+    assert {name: values["episodes"] for name, values in result["test"].items()} == {"expert": 6, "rl": 3, "unseen": 3}
+    assert result["test"]["rl"]["tasks"]["drawer-open:blue"]["seeds"] == [2_000_000, 2_000_001, 2_000_002]
+    assert len(result["films"]) == 4
+    assert all((folder / film).stat().st_size for film in result["films"])
+
+    selected = result["selected"]
+    scores = {
+        name: (values["expert"]["success"] + values["rl"]["success"]) / 2
+        for name, values in result["validation"].items()
+    }
+    assert scores[selected["step"]] == max(scores.values())
+    assert checkpoint_version(folder / "checkpoint") == selected["version"]
+    assert checkpoint_version(folder / "steps" / selected["step"] / "checkpoint") == selected["version"]
+    assert load_checkpoint(folder / "checkpoint").robot.name == PROFILE.name
+    assert not list(folder.rglob("state.safetensors"))
+    shown = capsys.readouterr()
+    assert f"version {selected['version']}" in shown.out
+    assert "stage 1 drawer-open:blue: " in shown.err
+    assert "Traceback" not in shown.err
+    assert (folder / "report.html").is_file()
+
+    # Once more: nothing is left to do.
+    assert train("--resume", evaluation={"validation_episodes": 2, "test_episodes": 3, "filmed": 1}) == 0
+    assert "has finished already" in capsys.readouterr().out
+    assert train() == 2
+    assert "holds a finished run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "stages"),
+    [
+        ({"tasks": {"expert": ["drawer-open"]}}, STAGES[:1]),
+        ({"stage1": {"enabled": False}}, STAGES[:1]),
+        ({"stage2": {"enabled": False}, "from_scratch": True, "bags": []}, STAGES[:2]),
+    ],
+    ids=["no rl tasks", "no stage 1", "from scratch, no stage 2"],
+)
+def test_parts_can_be_left_out(train, tmp_path, changes, stages):
+    assert train(**changes) == 0
+    assert list(result_of(tmp_path / "run")["steps"]) == stages
+
+
+def test_from_a_checkpoint_and_with_a_backbone_that_stays(train, tmp_path, capsys):
+    policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(PROFILE), seed=7)
+    version = save_checkpoint(tmp_path / "start", policy)
+    frozen = {"sft": {"steps": 2, "batch_size": 4, "validation_share": 0.0, "trains": "heads"}}
+    assert train(init=str(tmp_path / "start"), stage2=frozen) == 0
+    assert result_of(tmp_path / "run")["steps"]["00-stage0"]["init"] == version
+    folders = [tmp_path / "start", *(tmp_path / "run" / "steps" / name / "checkpoint" for name in STAGES)]
+    backbones = {(folder / "backbone.safetensors").read_bytes() for folder in folders}
+    heads = [(folder / "heads.safetensors").read_bytes() for folder in folders]
+    assert len(backbones) == 1
+    assert heads[0] == heads[1]
+    assert heads[2] != heads[3]
+
+
+def test_no_success_is_said_and_the_run_goes_on(train, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(StandInWorlds, "success", staticmethod(lambda request, actions: False))
+    assert train() == 0
+    assert "stage 1 drawer-open:blue: no success in 8 episodes; goes on" in capsys.readouterr().err
+    assert result_of(tmp_path / "run")["steps"][STAGES[2]]["success_episodes"] == 0
+
+
+def test_the_default_configuration_loads(tmp_path):
+    settings = load(TrainFile, ROOT / "config" / "train.yaml")
+    assert settings.tasks.rl
+    with pytest.raises(UserError, match="bags: bags: no such bag or folder of bags"):
+        check(settings, ROOT / "config" / "train.yaml")
+
+
+def tasks(**changes):
+    return {"tasks": {"expert": ["drawer-open"], **changes}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (tasks(expert=[]), "tasks: expert: expected at least one task"),
+        (tasks(expert=["drawer-opne"]), "tasks.expert: no task 'drawer-opne' in world 'metaworld'; did you mean"),
+        (tasks(rl=["drawer-open:pink"]), "tasks.rl: no variation 'pink' of task 'drawer-open'"),
+        (tasks(unseen=["drawer-opne"]), "tasks.unseen: no task 'drawer-opne'"),
+        (tasks(rl=["window-open"], unseen=["window-open"]), "tasks: unseen: 'window-open' is learnt too"),
+        (tasks(rl=["window-open", "window-open"]), "tasks: rl: 'window-open' is named twice"),
+        ({"task_file": "kitchen"}, "task_file: no tasks of world 'kitchen'"),
+        ({"stage1": {"algorithm": "sacfd", "trains": "model"}}, "stage1: trains: sacfd learns from stored latents"),
+        ({"stage1": {"decision": 3}}, "stage1: unknown key 'decision'"),
+        ({"stage1": {"decisions": 0}}, "stage1: decisions: must be at least 1, found 0"),
+        ({"model": {"chunk": 4}}, "model: chunk: must be 1 for reinforcement learning"),
+        ({"stage0": {"seed": 4}}, "stage0: seed: leave it out"),
+        ({"robot": "r2d2"}, "robot: "),
+        ({"device": "warp"}, "device: device 'warp' cannot be used"),
+        ({"bags": []}, "bags: expected at least one folder"),
+        ({"bags": ["nowhere"]}, "bags: nowhere: no such bag or folder of bags"),
+        ({"init": "nowhere"}, "init: nowhere: no such checkpoint folder"),
+        ({"init": "nowhere", "from_scratch": True}, "from_scratch: init names a checkpoint"),
+        # Known only when the bags have been read.
+        (tasks(expert=["drawer-open", "door-open"]), "bags: no demonstration of the expert task door-open in "),
+        (tasks(expert=["drawer-open", "drawer-open:blue"]), "no demonstration of the expert task drawer-open:blue in"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_no_folder(train, tmp_path, capsys, changes, message):
+    assert train(**changes) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("irevla train: ")
+    assert message in lines[-1]
+    if "no demonstration" not in message:
+        assert len(lines) == 1
+        assert f"{tmp_path / 'train.yaml'}: " in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_another_robot_or_with_chunks_is_refused(train, tmp_path, capsys):
+    other = RobotFacts("other_arm", ("wrist",), "ee_delta", 4, 4, ("gripper",), 20.0)
+    save_checkpoint(tmp_path / "other", VLAPolicy.create(ModelSettings(), other))
+    save_checkpoint(tmp_path / "chunks", VLAPolicy.create(ModelSettings(chunk=4), RobotFacts.of(PROFILE)))
+    assert train(init=str(tmp_path / "other")) == 2
+    assert f"does not fit robot {PROFILE.name!r}" in capsys.readouterr().err
+    assert train(init=str(tmp_path / "chunks")) == 2
+    assert "decides 4 actions at a time" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_cannot_work_on_one_run(train, tmp_path, capsys):
+    def compete(folder, settings):
+        assert train("--resume") == 2
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("irevla_trainer.commands.train._train", compete)
+        assert train() == 130
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 2
+    assert "another process" in lines[0] and "works on the run in" in lines[0]
+    assert lines[1] == "irevla train: interrupted"
+    RunFolder(tmp_path / "run", load(TrainFile, tmp_path / "train.yaml"), resume=True).close()
+
+
+def plain(value):
+    """Without what differs from run to run: times."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items() if key != "seconds"}
+    return value
+
+
+@pytest.fixture(scope="module")
+def whole(bags, tmp_path_factory):
+    """Results of uninterrupted runs, by nothing but their configuration."""
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call"),
+    [
+        (FrameFile, "write", 2),  # cache of the bags
+        (checkpoints, "save_tensors", 2),  # checkpoint of stage 0
+        (run, "write_text", 2),  # step.json
+        (training_state, "save_tensors", 3),  # state of stage 1
+    ],
+    ids=["cache", "checkpoint", "step", "state"],
+)
+def test_a_full_disk_is_one_line_and_the_run_goes_on_after_it(
+    train, tmp_path, capsys, monkeypatch, whole, module, name, call
+):
+    if not whole:
+        assert train() == 0
+        whole.update(plain(result_of(tmp_path / "run")))
+        (tmp_path / "run").rename(tmp_path / "whole")
+    write, calls = getattr(module, name), []
+
+    def full(*arguments, **named):
+        calls.append(arguments)
+        if len(calls) >= call:
+            raise OSError(errno.ENOSPC, "No space left on device", str(arguments[0]))
+        return write(*arguments, **named)
+
+    monkeypatch.setattr(module, name, full)
+    assert train() == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert (
+        error.strip()
+        .splitlines()[-1]
+        .endswith("the disk is full; nothing finished is lost, --resume goes on once there is room")
+    )
+    monkeypatch.setattr(module, name, write)
+    assert train("--resume") == 0
+    assert plain(result_of(tmp_path / "run")) == whole
+    assert not list((tmp_path / "run").rglob("*.partial"))
+
+
+def test_a_loss_that_is_not_finite_names_stage_and_setting(train, tmp_path, capsys, monkeypatch):
+    calls, masked_mse = [], sft.masked_mse
+
+    def spoilt(*arguments):
+        calls.append(arguments)
+        return masked_mse(*arguments) * (float("nan") if len(calls) == 4 else 1.0)
+
+    monkeypatch.setattr(sft, "masked_mse", spoilt)
+    assert train() == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("irevla train: stage 2 drawer-open:blue (settings stage2.sft): the loss is nan")
+    assert "at step 1 of 2; lower learning_rate" in line
+    state = training_state.read_state(tmp_path / "run" / "steps" / STAGES[2])
+    assert state is not None and state.progress["step"] == 1
