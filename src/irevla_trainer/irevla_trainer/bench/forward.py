@@ -42,7 +42,7 @@ def run(seconds: float = 10.0, large: bool = True) -> BenchResult:
         details["blip2_sized"] = f"not measured: needs {_LARGE_MODEL_BYTES / 1e9:.0f} GB, {free / 1e9:.0f} GB are free"
     elif large:
         with tempfile.TemporaryDirectory(prefix="irevla-blip2-") as folder:
-            _write_large_backbone(Path(folder))
+            write_large_backbone(Path(folder))
             settings = ModelSettings(backbone=folder, dtype="bfloat16")
             details["blip2_sized_parameters"] = _measure("blip2_sized", settings, "cpu", seconds, figures)
             if torch.cuda.is_available():
@@ -73,7 +73,7 @@ def _measure(name: str, settings: ModelSettings, device: str, seconds: float, fi
     return sum(parameter.numel() for parameter in policy.parameters())
 
 
-def _write_large_backbone(folder: Path) -> None:
+def write_large_backbone(folder: Path) -> None:
     """Configuration of a BLIP-2 of 2.7 B language parameters, with the shipped tokenizer."""
     from transformers import AutoTokenizer, Blip2Config, Blip2QFormerConfig, Blip2VisionConfig, OPTConfig
 

@@ -2,16 +2,22 @@
 
 Prints the figures beside their targets, and exits with 1 when a target is missed.
 
-  latency  camera stamp to joint command through separate processes, model and middleware taken off
-  record   two 640x480 cameras at 30 Hz and joint states at 100 Hz into a bag, raw and as JPEG
-  bags     from bag to normalised batch, against a bare iteration over the same bag
-  forward  one decision of the default and of a BLIP-2-sized model
-  expert   scripted experts through the joint-command path, against driving Meta-World directly
+  latency    camera stamp to joint command through separate processes, model and middleware taken off
+  record     two 640x480 cameras at 30 Hz and joint states at 100 Hz into a bag, raw and as JPEG
+  bags       from bag to normalised batch, against a bare iteration over the same bag
+  forward    one decision of the default and of a BLIP-2-sized model
+  expert     scripted experts through the joint-command path, against driving Meta-World directly
+  rl         stage 1 beside its unavoidable part, stable-baselines3 and PPO on all weights; SFT beside a plain loop
+  metaworld  the paper's table: four methods from one stage 0; in slices, the same command goes on
+  stability  stage 1 of the heads against the whole model, over seeds; in slices as well
 
 Examples:
   irevla bench latency --json out/latency.json
   irevla bench record --seconds 20
   irevla bench forward --no-large
+  irevla bench rl --device cuda
+  irevla bench stability --checkpoint runs/metaworld/sft/checkpoint --json docs/results/stability.json
+  irevla bench metaworld --preset cpu --out runs/metaworld --minutes 60 --json docs/results/metaworld.json
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ import importlib
 import inspect
 from pathlib import Path
 
-BENCHMARKS = ("latency", "record", "bags", "forward", "expert")
+BENCHMARKS = ("latency", "record", "bags", "forward", "expert", "rl", "metaworld", "stability")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--large", action=argparse.BooleanOptionalAction, help="forward: also the BLIP-2-sized model (default: yes)"
     )
+    parser.add_argument("--device", help="rl: torch device of the models (default: cpu)")
+    parser.add_argument("--threads", type=_count, help="rl: threads of the arithmetic (default: 1)")
+    parser.add_argument("--preset", help="metaworld: cpu (default), full, or a YAML file")
+    parser.add_argument("--checkpoint", type=Path, help="stability: what all runs start from")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="metaworld, stability: folder of the runs")
+    parser.add_argument("--minutes", type=_positive, help="metaworld, stability: length of the slice (default: 60)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,10 +52,15 @@ def run(args: argparse.Namespace) -> int:
     from irevla_trainer.bench.result import measure
 
     benchmark = importlib.import_module(f"irevla_trainer.bench.{args.name}").run
-    options = {name: value for name in ("seconds", "large") if (value := getattr(args, name)) is not None}
-    foreign = [name for name in options if name not in inspect.signature(benchmark).parameters]
+    common = ("name", "json")
+    options = {name: value for name, value in vars(args).items() if name not in common and value is not None}
+    known = inspect.signature(benchmark).parameters
+    foreign = [name for name in options if name not in known]
     if foreign:
         raise UserError(f"benchmark {args.name!r} has no option --{foreign[0]}")
+    missing = [name for name, of in known.items() if of.default is of.empty and name not in options]
+    if missing:
+        raise UserError(f"benchmark {args.name!r} needs --{missing[0]}")
     result = measure(args.name, lambda: benchmark(**options), args.json)
     return 0 if result.holds else 1
 
@@ -53,3 +70,9 @@ def _positive(text: str) -> float:
     if not value > 0:
         raise argparse.ArgumentTypeError(f"expected a time above 0 s, found {text!r}")
     return value
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 on, found {text!r}")
+    return int(text)

@@ -1,0 +1,166 @@
+"""`irevla bench rl`: what stage 1 costs, beside what it cannot do without and beside other ways to do the same.
+
+cost_over_unavoidable       collector and updates, over the collector alone: step, rendering, one forward pass
+update_speedup_vs_sb3       time of the same updates in stable-baselines3, over ours
+speedup_vs_whole_model_ppo  time of PPO on all weights, over that of PPO on the heads, for the same decisions
+spilled_difference          between heads that learnt from latents on disk and from latents in memory
+sft_loader_ratio            samples per second of supervised training, over a plain loop on batches in memory
+blip2_stage1_gib            memory of stage 1 with a BLIP-2-sized model
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from irevla_policy.model.config import ModelSettings, RobotFacts
+from irevla_policy.model.device import require_device
+from irevla_policy.model.policy import VLAPolicy
+from irevla_policy.robot.profile import load_profile
+from irevla_trainer.bench import rl_blip2
+from irevla_trainer.bench.result import BenchResult, Target
+from irevla_trainer.bench.rl_loader import compare_loaders
+from irevla_trainer.bench.rl_stage1 import Turn, per_decision, take_turns
+from irevla_trainer.bench.rl_store import spill
+from irevla_trainer.bench.rl_updates import Updates, Workload, compare
+from irevla_trainer.rl.ppo import Ppo
+from irevla_trainer.rl.settings import PpoSettings
+from irevla_trainer.rl.worlds import Worlds
+
+TASK = "drawer-open"
+TARGETS = {
+    "cost_over_unavoidable": Target("<=", 1.25),
+    "update_speedup_vs_sb3": Target(">=", 3.0),
+    "speedup_vs_whole_model_ppo": Target(">=", 5.0),
+    "spilled_difference": Target("<=", 0.0),
+    "sft_loader_ratio": Target(">=", 0.95),
+    "blip2_stage1_gib": Target("<=", 24.0),
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        worlds: Of the collector.
+        episodes: Of a rollout.
+        rounds: Rollouts with and without updates, each.
+        decisions: From which the variants of PPO learn.
+        epochs: Of their updates.
+        minibatch: Of their updates.
+        updates: Of all epochs, by each variant.
+        sft_steps: Of supervised training and of the plain loop, in every round.
+        sft_rounds: Of both.
+        blip2_episodes: Of a rollout of the BLIP-2-sized model on a GPU.
+    """
+
+    worlds: int = 8
+    episodes: int = PpoSettings().episodes
+    rounds: int = 2
+    decisions: int = 1024
+    epochs: int = 2
+    minibatch: int = PpoSettings().minibatch
+    updates: int = 2
+    sft_steps: int = 60
+    sft_rounds: int = 8
+    blip2_episodes: int = 16
+
+
+def run(device: str = "cpu", threads: int = 1, sizes: Sizes = Sizes()) -> BenchResult:
+    """Measure.
+
+    Args:
+        device: Torch device of the models.
+        threads: Of the arithmetic in reinforcement learning, of all variants; with more than one the model and the
+            worlds get in each other's way. Supervised training has torch's choice.
+        sizes: How much.
+    """
+    gpu = require_device(device).type == "cuda"
+    chosen = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        result = _reinforcement(device, gpu, threads, sizes)
+    finally:
+        torch.set_num_threads(chosen)
+    loaders = compare_loaders(TASK, sizes.sft_steps, sizes.sft_rounds, device)
+    result.figures |= {
+        "sft_loader_ratio": loaders.ratio,
+        "sft_samples_per_s": float(np.median(loaders.ours)),
+        "plain_loop_samples_per_s": float(np.median(loaders.plain)),
+    }
+    result.details["sft_rounds_samples_per_s"] = dataclasses.asdict(loaders)
+    ordered = [*TARGETS, *(name for name in result.figures if name not in TARGETS)]
+    result.figures = {name: result.figures[name] for name in ordered}
+    result.details |= {"device": device, "threads": threads, "sft_threads": chosen, **dataclasses.asdict(sizes)}
+    return result
+
+
+def _reinforcement(device: str, gpu: bool, threads: int, sizes: Sizes) -> BenchResult:
+    """All but supervised training."""
+    figures: dict[str, float] = {}
+    details: dict[str, Any] = {}
+    profile = load_profile("sawyer")
+    with Worlds(profile, sizes.worlds) as worlds:
+        policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(profile)).to(device)
+        algorithm = Ppo(policy, PpoSettings(episodes=sizes.episodes))
+        without, with_updates = take_turns(policy, worlds, algorithm, TASK, sizes.rounds, sizes.episodes)
+        if gpu:
+            large, details["blip2"] = rl_blip2.on_gpu(TASK, worlds, device, sizes.blip2_episodes)
+    if not gpu:
+        large, details["blip2"] = rl_blip2.calculated(TASK, sizes.episodes, sizes.decisions)
+    figures |= cost(without, with_updates)
+    details["turns"] = {
+        name: [dataclasses.asdict(turn) for turn in turns]
+        for name, turns in (("without_updates", without), ("with_updates", with_updates))
+    }
+    workload = Workload.without_stops(TASK, sizes.decisions, sizes.epochs, device, threads, sizes.minibatch)
+    figures |= variants(compare(workload, sizes.updates), per_decision(without), PpoSettings().epochs)
+    with tempfile.TemporaryDirectory(prefix="irevla-rl-") as folder:
+        spilled = spill(workload, Path(folder))
+    figures |= {"latent_bytes_per_decision": spilled.bytes_per_decision, "spilled_difference": spilled.difference}
+    details["spilled"] = dataclasses.asdict(spilled)
+    return BenchResult("rl", figures | large, TARGETS, details)
+
+
+def cost(without: list[Turn], with_updates: list[Turn]) -> dict[str, float]:
+    """Figures of stage 1.
+
+    Args:
+        without: Rollouts without updates.
+        with_updates: With them.
+    """
+    return {
+        "cost_over_unavoidable": per_decision(with_updates) / per_decision(without),
+        "unavoidable_ms_per_decision": 1e3 * per_decision(without),
+        "stage1_ms_per_decision": 1e3 * per_decision(with_updates),
+        "update_ms_per_decision": 1e3 * per_decision(with_updates, lambda turn: turn.learning),
+        "stage1_decisions_per_s": 1.0 / per_decision(with_updates),
+    }
+
+
+def variants(updates: Mapping[str, Updates], collecting: float, epochs: int) -> dict[str, float]:
+    """Figures of the variants of PPO.
+
+    Args:
+        updates: By variant.
+        collecting: Time of the collector per decision, s: the same for all.
+        epochs: For which decisions per second are added up.
+    """
+    ours = updates["heads"].seconds
+    figures = {
+        "update_speedup_vs_sb3": updates["sb3"].seconds / ours,
+        "speedup_vs_whole_model_ppo": updates["whole_model"].seconds / ours,
+    }
+    for name, taken in updates.items():
+        figures[f"{name}_update_us_per_decision_and_epoch"] = 1e6 * taken.seconds
+        figures[f"{name}_decisions_per_s"] = 1.0 / (collecting + epochs * taken.seconds)
+        figures[f"{name}_peak_mib"] = taken.peak_bytes / 2**20
+    return figures

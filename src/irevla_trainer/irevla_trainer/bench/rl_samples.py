@@ -1,0 +1,96 @@
+"""The same decisions for every way to learn from them: noise as images, the task's instructions, random states."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from irevla_policy.model.policy import VLAPolicy
+from irevla_policy.robot.profile import RobotProfile
+from irevla_policy.sim.tasks import load_tasks
+from irevla_trainer.rl.latents import ImageStore, LatentStore, encode
+from irevla_trainer.rl.rollout import Rollout
+from irevla_trainer.rl.worlds import EpisodeRequest, Seen
+
+EPISODE = 64
+"""Decisions of an episode."""
+
+_BATCH = 64
+
+
+def samples(profile: RobotProfile, task: str, count: int, seed: int = 0) -> Seen:
+    """What `count` decisions see; pixels do not change how long anything takes.
+
+    Args:
+        profile: The robot.
+        task: Whose instructions to give.
+        count: N.
+        seed: Of the draw.
+    """
+    random = np.random.default_rng(seed)
+    tasks = load_tasks()
+    return Seen(
+        index=list(range(count)),
+        step=[0] * count,
+        images={
+            camera.name: random.integers(0, 256, (count, camera.height, camera.width, 3), dtype=np.uint8)
+            for camera in profile.cameras
+        },
+        instructions=[tasks.instruction(task, "", row // EPISODE) for row in range(count)],
+        state=random.standard_normal((count, profile.state_dim)).astype(np.float32),
+    )
+
+
+@torch.no_grad()
+def as_rollout(policy: VLAPolicy, seen: Seen, store: LatentStore | ImageStore, std: float, seed: int = 0) -> Rollout:
+    """A rollout of the policy over these observations; every second episode succeeds.
+
+    Args:
+        policy: Acts.
+        seen: N observations.
+        store: Empty; takes them.
+        std: Standard deviation of the exploration noise.
+        seed: Of the noise.
+    """
+    count, means = len(seen.index), []
+    for first in range(0, count, _BATCH):
+        part = seen.rows(range(first, min(first + _BATCH, count)))
+        latent = encode(policy, part.images, part.instructions, part.state)
+        if isinstance(store, ImageStore):
+            store.add(part)
+        else:
+            latent = store.rounded(latent)
+            store.add(latent)
+        means.append(policy.action_from_latent(latent)[:, 0].cpu().numpy())
+    mean = np.concatenate(means)
+    noise = np.random.default_rng(seed).standard_normal(mean.shape, dtype=np.float32)
+    return rollout_of(store, mean, mean + np.float32(std) * noise, std)
+
+
+def rollout_of(store: LatentStore | ImageStore, mean: np.ndarray, action: np.ndarray, std: float) -> Rollout:
+    """Episodes over all observations of a store; every second one succeeds.
+
+    Args:
+        store: N observations.
+        mean: Of the policy, `[N, a]`.
+        action: As sampled, `[N, a]`.
+        std: Of the noise.
+    """
+    index = np.arange(len(mean))
+    ended = (index + 1) % EPISODE == 0
+    ended[-1] = True
+    terminated = ended & (index // EPISODE % 2 == 0)
+    return Rollout(
+        observations=store,
+        index=index,
+        next_index=np.where(ended, index, index + 1),
+        action=action,
+        mean=mean,
+        std=std,
+        reward=terminated.astype(np.float32),
+        terminated=terminated,
+        ended=ended,
+        requests=[EpisodeRequest("", "", episode) for episode in range(int(ended.sum()))],
+        success=[bool(value) for value in terminated[ended]],
+        trajectories=[],
+    )

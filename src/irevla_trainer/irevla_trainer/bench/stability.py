@@ -1,0 +1,188 @@
+"""How steady stage 1 is: heads on a frozen backbone (iRe-VLA) against the whole model, from the same checkpoint.
+
+Both get the same tasks, decisions and numbers of learning rates to choose from. The learning rate of each is chosen
+on a seed of its own by the mean success at the end; then every other seed runs with it. Success is measured without
+noise, on many episodes, at several points of each run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from irevla_policy.errors import RunError
+from irevla_policy.model.checkpoint import check_fits, checkpoint_version, load_checkpoint, read_config
+from irevla_policy.paths import config_folder
+from irevla_policy.robot.profile import load_profile
+from irevla_policy.settings import load, setting, to_dict
+from irevla_policy.sim.tasks import load_tasks
+from irevla_trainer.bench.result import BenchResult, Target
+from irevla_trainer.evaluate import EvaluationTask
+from irevla_trainer.loop.run import write_text
+from irevla_trainer.loop.settings import Stage1Settings
+from irevla_trainer.loop.stage1 import stage_1
+from irevla_trainer.rl.worlds import Worlds
+
+WAYS = ("heads", "model")
+"""What learns: the heads on a frozen backbone, or the whole model."""
+
+_SWEEP_SEED = 100
+_SMALLEST = 0.01
+"""Added to both sides of a ratio, success: one episode of 100, below which differences mean nothing."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What `config/presets/stability.yaml` holds."""
+
+    tasks: tuple[str, ...] = setting(doc="Tasks, each TASK or TASK:VARIATION")
+    seeds: int = setting(5, "Runs of each way on each task", at_least=2)
+    factors: tuple[float, ...] = setting((0.3, 1.0, 3.0), "Learning rates to choose from, relative to `stage1`'s own")
+    stage1: Stage1Settings = setting(
+        factory=lambda: Stage1Settings(validation_episodes=200, converged=2.0), doc="The stage"
+    )
+    robot: str = setting("sawyer", "Robot profile, name or file")
+    worlds: int = setting(8, "Worlds, each in a process of its own", at_least=1)
+
+
+def run(checkpoint: Path, out: Path = Path("runs/stability"), minutes: float = 60.0) -> BenchResult:
+    """Run what is left of the study, or as much of it as the slice allows.
+
+    Args:
+        checkpoint: What all runs start from.
+        out: Folder of the runs; the same one continues.
+        minutes: Length of the slice; a run that has begun is finished.
+
+    Raises:
+        RunError: The slice ended before the study did; the same command goes on.
+    """
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    study = load(Study, config_folder() / "presets" / "stability.yaml")
+    profile = load_profile(study.robot)
+    _, robot, _ = read_config(checkpoint)
+    check_fits(checkpoint, robot, profile)
+    end = time.monotonic() + 60.0 * minutes
+    with Worlds(profile, study.worlds, load_tasks()) as worlds:
+
+        def measured(way: str, task: str, factor: float, seed: int) -> list[float]:
+            name = f"{way}-{task.replace(':', '-')}-{factor:g}-{seed}"
+            return _measured(study, checkpoint, out / name, worlds, (way, task, factor, seed), end)
+
+        return analyse(study, measured, checkpoint_version(checkpoint))
+
+
+def _measured(
+    study: Study, checkpoint: Path, folder: Path, worlds: Worlds, which: tuple[str, str, float, int], end: float
+) -> list[float]:
+    """Success at every point of one run, from the disk when it was run before."""
+    way, task, factor, seed = which
+    file = folder / "success.json"
+    if file.is_file():
+        return list(json.loads(file.read_text())["success"])
+    if time.monotonic() > end:
+        raise RunError(f"the slice is over before {folder.name}; the same command goes on")
+    ppo = study.stage1.ppo
+    ppo = dataclasses.replace(
+        ppo,
+        actor_learning_rate=ppo.actor_learning_rate * factor,
+        backbone_learning_rate=ppo.backbone_learning_rate * factor,
+    )
+    settings = dataclasses.replace(study.stage1, trains=way, ppo=ppo)
+    folder.mkdir(parents=True, exist_ok=True)
+    stage_1(load_checkpoint(checkpoint), EvaluationTask.parse(task), worlds, settings, seed, folder)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    success = [line["validation_success"] for line in lines if "validation_success" in line]
+    write_text(file, json.dumps({"success": success}) + "\n")
+    print(f"{folder.name}: {' '.join(f'{value:.2f}' for value in success)}", flush=True)
+    return success
+
+
+def analyse(study: Study, measured: Callable[[str, str, float, int], list[float]], version: str) -> BenchResult:
+    """Choose the learning rates, run every seed and compare.
+
+    Args:
+        study: What to run.
+        measured: Way, task, factor and seed to the success at every point of that run, the start first.
+        version: Of the checkpoint.
+    """
+    sweep = {
+        way: {factor: [measured(way, task, factor, _SWEEP_SEED) for task in study.tasks] for factor in study.factors}
+        for way in WAYS
+    }
+    chosen = {
+        way: max(factors, key=lambda factor: float(np.mean([run[-1] for run in factors[factor]])))
+        for way, factors in sweep.items()
+    }
+    curves = {
+        way: [[measured(way, task, chosen[way], seed) for seed in range(study.seeds)] for task in study.tasks]
+        for way in WAYS
+    }
+    figures: dict[str, float] = {}
+    for way in WAYS:
+        figures |= {
+            f"{way}_worst_drawdown": round(max(drawdown(run) for runs in curves[way] for run in runs), 4),
+            f"{way}_mean_drawdown": round(_mean_drawdown(curves[way]), 4),
+            f"{way}_end_spread": round(_end_spread(curves[way]), 4),
+            f"{way}_end_success": round(float(np.mean([run[-1] for runs in curves[way] for run in runs])), 4),
+        }
+    for name, measure in (("drawdown_ratio", _mean_drawdown), ("end_spread_ratio", _end_spread)):
+        value, low, high = ratio(curves["model"], curves["heads"], measure)
+        figures |= {name: round(value, 3), f"{name}_low": round(low, 3), f"{name}_high": round(high, 3)}
+    details: dict[str, Any] = {
+        "checkpoint": version,
+        "chosen_factors": chosen,
+        "sweep": {way: {f"{factor:g}": runs for factor, runs in factors.items()} for way, factors in sweep.items()},
+        "success": {way: dict(zip(study.tasks, curves[way], strict=True)) for way in WAYS},
+        "study": to_dict(study),
+        "goal": {"drawdown_ratio": 3.2},
+    }
+    return BenchResult("stability", figures, {"drawdown_ratio_low": Target(">=", 1.0)}, details)
+
+
+def drawdown(success: Sequence[float]) -> float:
+    """How far success fell below its start at worst, in [0, 1]; 0 when it never did."""
+    return max(0.0, success[0] - min(success))
+
+
+def ratio(
+    above: list[list[list[float]]],
+    below: list[list[list[float]]],
+    measure: Callable[[list[list[list[float]]]], float],
+    resamples: int = 10_000,
+) -> tuple[float, float, float]:
+    """Ratio of a measure of two ways, with a 95 % bootstrap interval over the seeds.
+
+    Args:
+        above: Task, seed and point to success, of the numerator.
+        below: The same of the denominator.
+        measure: Curves to a number of at least 0.
+        resamples: Of the bootstrap; seeds are drawn anew within each task and way.
+    """
+    random = np.random.default_rng(0)
+
+    def drawn(curves: list[list[list[float]]]) -> list[list[list[float]]]:
+        return [[runs[place] for place in random.integers(0, len(runs), len(runs))] for runs in curves]
+
+    def quotient(one: list[list[list[float]]], other: list[list[list[float]]]) -> float:
+        return (measure(one) + _SMALLEST) / (measure(other) + _SMALLEST)
+
+    values = [quotient(drawn(above), drawn(below)) for _ in range(resamples)]
+    low, high = np.quantile(values, [0.025, 0.975])
+    return quotient(above, below), float(low), float(high)
+
+
+def _mean_drawdown(curves: list[list[list[float]]]) -> float:
+    return float(np.mean([drawdown(run) for runs in curves for run in runs]))
+
+
+def _end_spread(curves: list[list[list[float]]]) -> float:
+    """Standard deviation of the end over the seeds, mean over the tasks."""
+    return float(np.mean([np.std([run[-1] for run in runs]) for runs in curves]))

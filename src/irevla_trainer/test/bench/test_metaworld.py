@@ -1,0 +1,132 @@
+"""The table of four methods: what differs between them, what is compared, and slices that go on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from irevla_policy.errors import RunError
+from irevla_policy.paths import config_folder
+from irevla_policy.settings import load, to_dict
+from irevla_policy.sim.tasks import load_tasks
+from irevla_trainer.bench import metaworld
+from irevla_trainer.evaluate import EvaluationTask
+
+PRESET = load(metaworld.Preset, config_folder() / "presets" / "metaworld-cpu.yaml")
+POPEN = metaworld.subprocess.Popen
+CATEGORIES = ("expert", "rl", "unseen")
+
+
+def settings(method: str) -> dict:
+    return to_dict(metaworld.settings_of(method, PRESET, Path("bags"), Path("stage0")))
+
+
+def test_the_preset_names_tasks_that_exist_and_keeps_the_categories_apart():
+    known = load_tasks()
+    sets = PRESET.train.tasks
+    assert (len(sets.expert), len(sets.rl), len(sets.unseen)) == (10, 5, 5)
+    for text in (*sets.expert, *sets.rl, *sets.unseen):
+        task = EvaluationTask.parse(text)
+        known.variation(task.task, task.variation)
+    assert len({*sets.expert, *sets.rl, *sets.unseen}) == 20
+
+
+def test_methods_differ_in_what_learns_and_in_nothing_else():
+    ire_vla, frozen, replay, sft = (settings(name) for name in ("ire_vla", "frozen", "ppo_replay", "sft"))
+    assert frozen["stage2"]["sft"].pop("trains") == "heads"
+    assert ire_vla["stage2"]["sft"].pop("trains") == "model"
+    assert frozen == ire_vla
+    assert replay["stage2"]["sft"].pop("trains") == "model"
+    assert (replay["stage1"].pop("trains"), ire_vla["stage1"].pop("trains")) == ("model", "heads")
+    for one in (replay, ire_vla):
+        one["stage1"]["ppo"].pop("backbone_learning_rate")
+    assert replay == ire_vla
+    assert not sft["stage1"]["enabled"] and not sft["init"] and ire_vla["init"] == "stage0"
+    for key in ("tasks", "stage0", "evaluation", "seed"):
+        assert sft[key] == ire_vla[key]
+
+
+def result(successes: dict[str, int], episodes: int = 50) -> dict:
+    """A run's result with so many successes per category, the first seeds of one task."""
+    categories = {}
+    for name in CATEGORIES:
+        outcomes = [seed < successes[name] for seed in range(episodes)]
+        of_task = {"success": successes[name] / episodes, "low": 0.0, "high": 1.0, "episodes": episodes}
+        categories[name] = {**of_task, "tasks": {f"{name} task": {**of_task, "outcomes": outcomes}}}
+    steps = {"00-stage0": {"decisions": 9}, "01-stage1-x": {"decisions": 400}, "01-stage2-x": {"decisions": 9}}
+    return {"test": categories, "selected": {"step": "last"}, "steps": steps}
+
+
+def table(**methods: dict[str, int]):
+    return metaworld.table(
+        {name: result(methods[name]) for name in metaworld.METHODS}, {"collect": 1800.0, "sft": 1800.0}
+    )
+
+
+GOOD = {
+    "sft": {"expert": 45, "rl": 20, "unseen": 25},
+    "ire_vla": {"expert": 45, "rl": 48, "unseen": 42},
+    "frozen": {"expert": 44, "rl": 30, "unseen": 30},
+    "ppo_replay": {"expert": 35, "rl": 25, "unseen": 20},
+}
+
+
+def test_figures_are_rates_and_paired_differences(tmp_path: Path):
+    found = table(**GOOD)
+    assert found.figures["ire_vla_rl"] == 0.96 and found.figures["sft_unseen"] == 0.5
+    assert found.figures["ire_vla_minus_sft_rl"] == pytest.approx(0.56)
+    assert found.figures["ire_vla_minus_sft_rl_low"] < 0.56 < found.figures["ire_vla_minus_sft_rl_high"]
+    assert found.figures["hours"] == 1.0
+    assert found.details["decisions"] == dict.fromkeys(metaworld.METHODS, 400)
+    assert found.holds, found.missed
+    metaworld.write_report(tmp_path / "report.html", {name: result(GOOD[name]) for name in metaworld.METHODS}, found)
+    assert "ire_vla_minus_frozen_best_low" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("worse", "missed"),
+    [
+        ({"sft": {"expert": 35, "rl": 20, "unseen": 25}}, "sft_expert"),
+        ({"ire_vla": {"expert": 45, "rl": 40, "unseen": 42}}, "ire_vla_rl"),
+        ({"ire_vla": {"expert": 30, "rl": 48, "unseen": 42}}, "ire_vla_minus_sft_expert_high"),
+        ({"frozen": {"expert": 44, "rl": 30, "unseen": 50}}, "ire_vla_minus_frozen_unseen_high"),
+        ({"ppo_replay": GOOD["ire_vla"]}, "ire_vla_minus_ppo_replay_best_low"),
+    ],
+)
+def test_targets_that_are_missed_are_named(worse: dict, missed: str):
+    assert missed in table(**(GOOD | worse)).missed
+
+
+def commands(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Let every command of a slice be this Python code."""
+    monkeypatch.setattr(metaworld.subprocess, "Popen", lambda words: POPEN([sys.executable, "-c", code]))
+
+
+def test_a_slice_that_is_over_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    commands(monkeypatch, "import time; time.sleep(60)")
+    with pytest.raises(RunError, match=r"slice of 0\.01 minutes is over in 'sft'.*the same command goes on"):
+        metaworld._Slice(tmp_path, 0.01).work("sft", ["train"])
+    commands(monkeypatch, "pass")
+    again = metaworld._Slice(tmp_path, 1.0)
+    spent = again.seconds["sft"]
+    again.work("sft", ["train"])
+    assert again.seconds["sft"] > spent > 0.0
+
+
+def test_methods_with_a_result_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for method in metaworld.METHODS:
+        (tmp_path / method).mkdir()
+        (tmp_path / method / "result.json").write_text(json.dumps(result(GOOD[method])))
+    ran = []
+    monkeypatch.setattr(metaworld._Slice, "work", lambda self, name, words: ran.append(name))
+    assert metaworld.run("cpu", tmp_path).figures["ire_vla_rl"] == 0.96
+    assert ran == ["collect"]
+
+
+def test_a_method_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    commands(monkeypatch, "raise SystemExit(3)")
+    with pytest.raises(RunError, match="'frozen' failed with exit code 3: irevla train --out x"):
+        metaworld._Slice(tmp_path, 1.0).work("frozen", ["train", "--out", "x"])

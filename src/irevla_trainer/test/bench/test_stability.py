@@ -1,0 +1,45 @@
+"""The study of stability chooses learning rates apart from the seeds it reports, and compares fairly."""
+
+from __future__ import annotations
+
+import pytest
+
+from irevla_trainer.bench.stability import Study, analyse, drawdown, ratio
+
+STUDY = Study(tasks=("one", "two"), seeds=5)
+
+
+def test_drawdown_is_the_deepest_fall_below_the_start():
+    assert drawdown([0.5, 0.6, 0.3, 0.9]) == pytest.approx(0.2)
+    assert drawdown([0.5, 0.6, 0.9]) == 0.0
+
+
+def test_learning_rates_are_chosen_on_a_seed_of_their_own():
+    asked = []
+
+    def measured(way: str, task: str, factor: float, seed: int) -> list[float]:
+        asked.append((way, task, factor, seed))
+        best = 3.0 if way == "heads" else 0.3
+        end = 0.9 if factor == best else 0.6
+        fall = 0.0 if way == "heads" else 0.1 + 0.02 * (seed % 5)
+        return [0.5, 0.5 - fall, end]
+
+    result = analyse(STUDY, measured, "abc")
+    assert result.details["chosen_factors"] == {"heads": 3.0, "model": 0.3}
+    reported = {entry for entry in asked if entry[3] < STUDY.seeds}
+    assert {(way, factor) for way, _, factor, _ in reported} == {("heads", 3.0), ("model", 0.3)}
+    assert len(reported) == 2 * 2 * 5
+    assert result.figures["model_worst_drawdown"] == pytest.approx(0.18)
+    assert result.figures["heads_worst_drawdown"] == 0.0
+    assert result.figures["drawdown_ratio_low"] > 1.0 and result.holds
+
+
+def test_ways_that_are_alike_do_not_hold():
+    result = analyse(STUDY, lambda way, task, factor, seed: [0.5, 0.4 - 0.01 * seed, 0.6], "abc")
+    assert result.figures["drawdown_ratio"] == pytest.approx(1.0)
+    assert not result.holds
+
+
+def test_the_ratio_stays_finite_when_one_way_never_falls():
+    value, low, high = ratio([[[0.5, 0.3]] * 3], [[[0.5, 0.6]] * 3], lambda curves: drawdown(curves[0][0]), 200)
+    assert value == low == high == pytest.approx(21.0)
