@@ -9,6 +9,8 @@ DEMO_ARGS ?= --out out/demo
 # Graphs that tests bring up stay on this machine and on a domain of their own, so that two runs never meet.
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 export MUJOCO_GL ?= egl
+# Waiting threads leave the cores to others; see irevla_trainer/cli.py.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format lock clean
