@@ -17,8 +17,8 @@ class ModelSettings:
 
     backbone: str = setting(
         "tiny",
-        "Vision-language model: 'tiny' (ships with the suite, starts untrained), a local folder, or a hub id such as "
-        "'Salesforce/blip2-opt-2.7b'; a folder with a configuration and no weights starts untrained",
+        "Vision-language model: 'tiny' or 'small' (ship with the suite, start untrained), a local folder, or a hub id "
+        "such as 'Salesforce/blip2-opt-2.7b'; a folder with a configuration and no weights starts untrained",
     )
     revision: str = setting("main", "Revision of a hub id")
     tuning: str = setting(

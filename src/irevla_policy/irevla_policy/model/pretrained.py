@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from irevla_policy.errors import UserError
-from irevla_policy.model import tiny
+from irevla_policy.model import shipped
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
@@ -51,13 +51,13 @@ def find(name: str, revision: str = "main") -> Source:
     """Find a backbone by name.
 
     Args:
-        name: 'tiny', a folder, or a hub id 'owner/name'.
+        name: 'tiny' or 'small', a folder, or a hub id 'owner/name'.
         revision: Of a hub id.
 
     Raises:
         BackboneError: None of the three.
     """
-    folder = tiny.ASSETS if name == "tiny" else Path(name).expanduser()
+    folder = shipped.folder_of(name) if name in shipped.SIZES else Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise BackboneError(f"backbone {name!r}: the folder {folder} has no config.json of a transformers model")
@@ -66,7 +66,8 @@ def find(name: str, revision: str = "main") -> Source:
             raise BackboneError(f"backbone {name!r}: {folder} has pickled weights only; convert them to safetensors")
         return Source(name, str(folder.resolve()), True, revision, weights)
     if not _HUB_ID.match(name) or name.startswith((".", "/", "~")):
-        raise BackboneError(f"backbone {name!r}: expected 'tiny', a folder that exists, or a hub id 'owner/name'")
+        known = " or ".join(repr(shipped_name) for shipped_name in shipped.SIZES)
+        raise BackboneError(f"backbone {name!r}: expected {known}, a folder that exists, or a hub id 'owner/name'")
     return Source(name, name, False, revision, True)
 
 
@@ -107,7 +108,7 @@ def load_model(source: Source, config: Any, dtype: torch.dtype, *, weights: bool
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _unreadable(source, "weights", error) from error
     if config.model_type == "blip-2":
-        tiny.initialise(model)
+        shipped.initialise(model)
     return model
 
 

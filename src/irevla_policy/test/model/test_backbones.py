@@ -122,7 +122,7 @@ def test_lora_targets_that_match_nothing_are_named(backbones, robot):
 
 @pytest.mark.parametrize("name", ["no/such/folder/here", "./missing", "tinyy"])
 def test_unknown_backbone_is_named(name, robot):
-    with pytest.raises(BackboneError, match="expected 'tiny', a folder that exists, or a hub id"):
+    with pytest.raises(BackboneError, match="expected 'tiny' or 'small', a folder that exists, or a hub id"):
         VLAPolicy.create(ModelSettings(backbone=name), robot)
 
 

@@ -16,7 +16,7 @@ import torch
 
 from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.policy import VLAPolicy
-from irevla_policy.model.tiny import ASSETS, save_assets
+from irevla_policy.model.shipped import folder_of, save_assets
 from irevla_policy.robot.observation import Observation
 from irevla_policy.robot.profile import load_profile
 from irevla_trainer.bench.result import BenchResult
@@ -77,7 +77,7 @@ def write_large_backbone(folder: Path) -> None:
     """Configuration of a BLIP-2 of 2.7 B language parameters, with the shipped tokenizer."""
     from transformers import AutoTokenizer, Blip2Config, Blip2QFormerConfig, Blip2VisionConfig, OPTConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(ASSETS, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder_of("tiny"), local_files_only=True)
     config = Blip2Config(
         vision_config=Blip2VisionConfig().to_dict(),
         qformer_config=Blip2QFormerConfig().to_dict(),

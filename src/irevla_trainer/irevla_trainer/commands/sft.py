@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot", default="sawyer", help="robot profile, name or file (default: sawyer)")
     parser.add_argument("--task", action="append", default=[], metavar="TASK", help="only episodes of it; repeatable")
     parser.add_argument("--all-episodes", action="store_true", help="also episodes that are not labelled as successes")
-    parser.add_argument("--backbone", help="vision-language model: tiny, a folder or a hub id")
+    parser.add_argument("--backbone", help="vision-language model: tiny, small, a folder or a hub id")
     parser.add_argument("--epochs", type=float, help="passes over the data")
     parser.add_argument("--steps", type=int, help="updates, instead of epochs")
     parser.add_argument("--learning-rate", type=float, help="peak learning rate")

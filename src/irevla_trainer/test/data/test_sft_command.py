@@ -68,7 +68,7 @@ def test_goes_on_from_a_checkpoint_with_its_normalisation(bags, tmp_path):
         (["--init", "nowhere"], "no such checkpoint folder"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--robot", "r2d2"], "no robot profile 'r2d2'"),
-        (["--backbone", "missing folder"], "expected 'tiny', a folder that exists, or a hub id"),
+        (["--backbone", "missing folder"], "expected 'tiny' or 'small', a folder that exists, or a hub id"),
         (["--epochs", "-1"], "epochs: must be above 0"),
         (["--init", "x", "--backbone", "tiny"], "--init already decides the backbone"),
         (["--device", "abacus"], "device 'abacus' cannot be used"),

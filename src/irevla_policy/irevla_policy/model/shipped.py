@@ -1,20 +1,58 @@
-"""The embedded default backbone: a small BLIP-2 whose configuration and tokenizer ship in `assets/tiny`.
+"""The backbones that ship with the suite: small BLIP-2s whose configuration and tokenizer lie in `assets`.
 
-It has no weights: it starts from the initialisation below and is trained in full. `python -m irevla_policy.model.tiny
-FOLDER` writes the shipped files again.
+They have no weights: they start from the initialisation below and are trained in full. `python -m
+irevla_policy.model.shipped NAME FOLDER` writes the files of one of them again.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-ASSETS = Path(__file__).parent / "assets" / "tiny"
+_ASSETS = Path(__file__).parent / "assets"
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a shipped backbone.
+
+    Attributes:
+        image: Side of the image, px.
+        patch: Side of a patch, px.
+        width: Of every layer.
+        vision_layers: Of the vision transformer.
+        queries: Tokens that an image becomes.
+        text_layers: Of the language model.
+    """
+
+    image: int
+    patch: int
+    width: int
+    vision_layers: int
+    queries: int
+    text_layers: int
+
+
+SIZES = {
+    "tiny": Size(image=96, patch=12, width=128, vision_layers=3, queries=16, text_layers=2),
+    "small": Size(image=144, patch=12, width=192, vision_layers=4, queries=32, text_layers=3),
+}
+"""By name."""
+
+
+def folder_of(name: str) -> Path:
+    """Folder of a shipped backbone."""
+    return _ASSETS / name
+
+
+WORDS = folder_of("tiny") / "words.txt"
+"""Words that are whole tokens of all of them."""
 
 _SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 _IMAGE_TOKEN = "<image>"
@@ -55,11 +93,12 @@ def sine_positions(side: int, width: int) -> Tensor:
     return nn.functional.pad(grid, (0, width - grid.shape[1]))
 
 
-def write_assets(folder: Path, words: str) -> None:
+def write_assets(folder: Path, size: Size, words: str) -> None:
     """Write configuration, tokenizer and processor files.
 
     Args:
         folder: Where to.
+        size: Of the backbone.
         words: Text whose words become whole tokens; anything else is spelled in bytes.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -84,15 +123,15 @@ def write_assets(folder: Path, words: str) -> None:
     bpe.train_from_iterator([words], trainer)
     bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **_SPECIAL)
-    width = 128
+    width = size.width
     config = Blip2Config(
         vision_config=Blip2VisionConfig(
             hidden_size=width,
             intermediate_size=2 * width,
-            num_hidden_layers=3,
+            num_hidden_layers=size.vision_layers,
             num_attention_heads=4,
-            image_size=96,
-            patch_size=12,
+            image_size=size.image,
+            patch_size=size.patch,
             initializer_range=0.02,
         ).to_dict(),
         qformer_config=Blip2QFormerConfig(
@@ -112,7 +151,7 @@ def write_assets(folder: Path, words: str) -> None:
             hidden_size=width,
             word_embed_proj_dim=width,
             ffn_dim=2 * width,
-            num_hidden_layers=2,
+            num_hidden_layers=size.text_layers,
             num_attention_heads=4,
             max_position_embeddings=256,
             dropout=0.0,
@@ -120,7 +159,7 @@ def write_assets(folder: Path, words: str) -> None:
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
         ).to_dict(),
-        num_query_tokens=16,
+        num_query_tokens=size.queries,
         image_token_index=tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN),
     )
     config.architectures = ["Blip2ForConditionalGeneration"]
@@ -138,13 +177,13 @@ def save_assets(folder: Path, config: Any, tokenizer: Any) -> None:
     from transformers import Blip2Processor
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-    size = config.vision_config.image_size
+    side = config.vision_config.image_size
     half = [0.5, 0.5, 0.5]
-    images = BlipImageProcessorPil(size={"height": size, "width": size}, image_mean=half, image_std=half)
+    images = BlipImageProcessorPil(size={"height": side, "width": side}, image_mean=half, image_std=half)
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
     Blip2Processor(images, tokenizer, num_query_tokens=config.num_query_tokens).save_pretrained(folder)
 
 
 if __name__ == "__main__":
-    write_assets(Path(sys.argv[1]), (ASSETS / "words.txt").read_text())
+    write_assets(Path(sys.argv[2]), SIZES[sys.argv[1]], WORDS.read_text())
