@@ -17,6 +17,9 @@ from irevla_trainer.rl.worlds import Seen
 
 Indices = npt.NDArray[np.int64]
 
+_ENCODED = 256
+"""Images that pass the backbone at a time."""
+
 
 class LatentStore:
     """Latents in a compact number type; the oldest make room once the capacity is reached.
@@ -180,6 +183,14 @@ class ImageStore:
             [self._instructions[index] for index in indices],
             np.stack([self._states[index] for index in indices]),
         )
+
+    @torch.no_grad()
+    def encoded(self) -> LatentStore:
+        """All latents under the same indices, encoded now, for as long as the backbone stays as it is."""
+        store = LatentStore(len(self), device=self._policy.device)
+        for first in range(0, len(self), _ENCODED):
+            store.add(self.latent(np.arange(first, min(first + _ENCODED, len(self)))))
+        return store
 
     def clear(self) -> None:
         """Forget all of them."""

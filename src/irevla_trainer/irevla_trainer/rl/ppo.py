@@ -169,9 +169,10 @@ class Ppo:
         tensors = [torch.from_numpy(array).to(device) for array in (rollout.action, rollout.mean, advantage, returns)]
         history: dict[str, list[float]] = {"policy_loss": [], "value_loss": [], "kl": [], "clipped": []}
         critic_only = warm
+        observations = self._settled(rollout.observations) if warm else rollout.observations
         for batch in minibatches(len(rollout), settings.minibatch, settings.epochs, random):
             action, old_mean, batch_advantage, batch_returns = (tensor[torch.from_numpy(batch)] for tensor in tensors)
-            latent = rollout.observations.latent(rollout.index[batch])
+            latent = observations.latent(rollout.index[batch])
             loss, figures = self._loss(
                 latent, action, old_mean, batch_advantage, batch_returns, rollout.std, critic_only
             )
@@ -179,6 +180,7 @@ class Ppo:
                 # Far enough from where the data came from: the critic alone goes on.
                 history["kl"] = [figures["kl"]]
                 critic_only = True
+                observations = self._settled(observations)
                 continue
             if not math.isfinite(float(loss.detach())):
                 raise DivergedError(f"the loss of PPO is {float(loss.detach()):g} in iteration {self.iteration}")
@@ -193,6 +195,10 @@ class Ppo:
         last = history["kl"][-max(round(len(rollout) / settings.minibatch), 1) :]
         return averaged | {"kl": float(np.mean(last)) if last else 0.0, "updates": float(len(history["policy_loss"]))}
 
+    def _settled(self, observations: LatentStore | ImageStore) -> LatentStore:
+        """What the critic alone goes on with: its backbone stays as it is, so every image passes it once."""
+        return observations.encoded() if isinstance(observations, ImageStore) else observations
+
     def _loss(
         self,
         latent: Latent,
@@ -203,9 +209,6 @@ class Ppo:
         std: float,
         critic_only: bool,
     ) -> tuple[Tensor, dict[str, float]]:
-        if critic_only:
-            # Where the backbone learns, the critic's gradient stays out of it.
-            latent = Latent(latent.hidden.detach(), latent.mask, latent.state)
         value_loss = (self._value(latent) - returns).square().mean()
         if critic_only:
             return value_loss, {"value_loss": float(value_loss.detach())}

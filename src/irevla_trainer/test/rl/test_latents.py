@@ -132,5 +132,8 @@ def test_images_are_encoded_as_directly():
         assert_same(store.latent(picked), direct)
     policy.unfreeze_backbone()
     assert store.latent(picked).hidden.requires_grad
+    settled = store.encoded()
+    assert len(settled) == 6
+    assert_same(settled.latent(picked), settled.rounded(direct))
     store.clear()
     assert len(store) == 0
