@@ -38,9 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--large", action=argparse.BooleanOptionalAction, help="forward: also the BLIP-2-sized model (default: yes)"
     )
-    parser.add_argument("--device", help="rl: torch device of the models (default: cpu)")
+    parser.add_argument("--device", help="rl, metaworld: torch device (default: cpu, the preset's)")
     parser.add_argument("--threads", type=_count, help="rl: threads of the arithmetic (default: 1)")
     parser.add_argument("--preset", help="metaworld: cpu (default), full, or a YAML file")
+    parser.add_argument("--seeds", type=_count, help="metaworld: runs of every method (default: the preset's)")
     parser.add_argument("--checkpoint", type=Path, help="stability: what all runs start from")
     parser.add_argument("--out", type=Path, metavar="DIR", help="metaworld, stability: folder of the runs")
     parser.add_argument("--minutes", type=_positive, help="metaworld, stability: length of the slice (default: 60)")

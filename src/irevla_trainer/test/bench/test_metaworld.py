@@ -15,7 +15,7 @@ from irevla_policy.sim.tasks import load_tasks
 from irevla_trainer.bench import metaworld
 from irevla_trainer.evaluate import EvaluationTask
 
-PRESET = load(metaworld.Preset, config_folder() / "presets" / "metaworld-cpu.yaml")
+PRESET, FULL = (load(metaworld.Preset, config_folder() / f"presets/metaworld-{name}.yaml") for name in ("cpu", "full"))
 POPEN = metaworld.subprocess.Popen
 CATEGORIES = ("expert", "rl", "unseen")
 
@@ -24,14 +24,15 @@ def settings(method: str) -> dict:
     return to_dict(metaworld.settings_of(method, PRESET, Path("bags"), Path("stage0")))
 
 
-def test_the_preset_names_tasks_that_exist_and_keeps_the_categories_apart():
+@pytest.mark.parametrize(("preset", "sizes"), [(PRESET, (10, 5, 5)), (FULL, (25, 5, 10))])
+def test_presets_name_tasks_that_exist_and_keep_the_categories_apart(preset: metaworld.Preset, sizes: tuple):
     known = load_tasks()
-    sets = PRESET.train.tasks
-    assert (len(sets.expert), len(sets.rl), len(sets.unseen)) == (10, 5, 5)
+    sets = preset.train.tasks
+    assert (len(sets.expert), len(sets.rl), len(sets.unseen)) == sizes
     for text in (*sets.expert, *sets.rl, *sets.unseen):
         task = EvaluationTask.parse(text)
         known.variation(task.task, task.variation)
-    assert len({*sets.expert, *sets.rl, *sets.unseen}) == 20
+    assert len({*sets.expert, *sets.rl, *sets.unseen}) == sum(sizes)
 
 
 def test_methods_differ_in_what_learns_and_in_nothing_else():
@@ -41,8 +42,8 @@ def test_methods_differ_in_what_learns_and_in_nothing_else():
     assert frozen == ire_vla
     assert replay["stage2"]["sft"].pop("trains") == "model"
     assert (replay["stage1"].pop("trains"), ire_vla["stage1"].pop("trains")) == ("model", "heads")
-    for one in (replay, ire_vla):
-        one["stage1"]["ppo"].pop("backbone_learning_rate")
+    assert replay["stage1"].pop("ppo") == to_dict(PRESET.ppo_replay)
+    ire_vla["stage1"].pop("ppo")
     assert replay == ire_vla
     assert not sft["stage1"]["enabled"] and not sft["init"] and ire_vla["init"] == "stage0"
     for key in ("tasks", "stage0", "evaluation", "seed"):
@@ -57,13 +58,13 @@ def result(successes: dict[str, int], episodes: int = 50) -> dict:
         of_task = {"success": successes[name] / episodes, "low": 0.0, "high": 1.0, "episodes": episodes}
         categories[name] = {**of_task, "tasks": {f"{name} task": {**of_task, "outcomes": outcomes}}}
     steps = {"00-stage0": {"decisions": 9}, "01-stage1-x": {"decisions": 400}, "01-stage2-x": {"decisions": 9}}
-    return {"test": categories, "selected": {"step": "last"}, "steps": steps}
+    validation = {"00-stage0": {name: {"success": 0.5} for name in CATEGORIES}}
+    return {"test": categories, "selected": {"step": "last"}, "steps": steps, "validation": validation}
 
 
 def table(**methods: dict[str, int]):
-    return metaworld.table(
-        {name: result(methods[name]) for name in metaworld.METHODS}, {"collect": 1800.0, "sft": 1800.0}
-    )
+    results = {name: [result(methods[name])] for name in metaworld.METHODS}
+    return metaworld.table(results, {"collect": 1800.0, "sft": 1800.0}, hours=4.0)
 
 
 GOOD = {
@@ -80,10 +81,18 @@ def test_figures_are_rates_and_paired_differences(tmp_path: Path):
     assert found.figures["ire_vla_minus_sft_rl"] == pytest.approx(0.56)
     assert found.figures["ire_vla_minus_sft_rl_low"] < 0.56 < found.figures["ire_vla_minus_sft_rl_high"]
     assert found.figures["hours"] == 1.0
-    assert found.details["decisions"] == dict.fromkeys(metaworld.METHODS, 400)
+    assert found.details["decisions"] == {name: [400] for name in metaworld.METHODS}
     assert found.holds, found.missed
-    metaworld.write_report(tmp_path / "report.html", {name: result(GOOD[name]) for name in metaworld.METHODS}, found)
+    metaworld.write_report(tmp_path / "report.html", {name: [result(GOOD[name])] for name in metaworld.METHODS}, found)
     assert "ire_vla_minus_frozen_best_low" in (tmp_path / "report.html").read_text()
+
+
+def test_runs_with_several_seeds_are_pooled():
+    runs = {name: [result(GOOD[name]), result(GOOD[name] | {"rl": 0})] for name in metaworld.METHODS}
+    found = metaworld.table(runs, {})
+    assert found.figures["ire_vla_rl"] == 0.48
+    assert found.details["tasks"]["ire_vla"]["rl task"]["episodes"] == 100
+    assert "hours" not in found.targets
 
 
 @pytest.mark.parametrize(
@@ -117,13 +126,22 @@ def test_a_slice_that_is_over_goes_on_later(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_methods_with_a_result_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for method in metaworld.METHODS:
-        (tmp_path / method).mkdir()
-        (tmp_path / method / "result.json").write_text(json.dumps(result(GOOD[method])))
+    for method in metaworld.METHODS[1:]:
+        folder = tmp_path / "seed-0" / method
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps(result(GOOD[method])))
     ran = []
-    monkeypatch.setattr(metaworld._Slice, "work", lambda self, name, words: ran.append(name))
+
+    def work(self: metaworld._Slice, name: str, words: list[str]) -> None:
+        ran.append(name)
+        if words[0] == "train":
+            assert words[-1] == str(tmp_path / "seed-0" / "sft")
+            (tmp_path / "seed-0" / "sft").mkdir()
+            (tmp_path / "seed-0" / "sft" / "result.json").write_text(json.dumps(result(GOOD["sft"])))
+
+    monkeypatch.setattr(metaworld._Slice, "work", work)
     assert metaworld.run("cpu", tmp_path).figures["ire_vla_rl"] == 0.96
-    assert ran == ["collect"]
+    assert ran == ["collect", "sft, seed 0"]
 
 
 def test_a_method_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
