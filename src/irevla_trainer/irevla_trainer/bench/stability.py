@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,11 +26,12 @@ from irevla_policy.robot.profile import load_profile
 from irevla_policy.settings import load, setting, to_dict
 from irevla_policy.sim.tasks import load_tasks
 from irevla_trainer.bench.result import BenchResult, Target
-from irevla_trainer.evaluate import EvaluationTask
+from irevla_trainer.evaluate import EvaluationTask, evaluate
 from irevla_trainer.loop.run import write_text
 from irevla_trainer.loop.settings import Stage1Settings
 from irevla_trainer.loop.stage1 import stage_1
 from irevla_trainer.rl.worlds import Worlds
+from irevla_trainer.seeds import episode_seeds
 
 WAYS = ("heads", "model")
 """What learns: the heads on a frozen backbone, or the whole model."""
@@ -71,38 +73,58 @@ def run(checkpoint: Path, out: Path = Path("runs/stability"), minutes: float = 6
     check_fits(checkpoint, robot, profile)
     end = time.monotonic() + 60.0 * minutes
     with Worlds(profile, study.worlds, load_tasks()) as worlds:
-
-        def measured(way: str, task: str, factor: float, seed: int) -> list[float]:
-            name = f"{way}-{task.replace(':', '-')}-{factor:g}-{seed}"
-            return _measured(study, checkpoint, out / name, worlds, (way, task, factor, seed), end)
-
-        return analyse(study, measured, checkpoint_version(checkpoint))
+        runs = _Runs(study, checkpoint, out, worlds, end)
+        return analyse(study, runs.measured, checkpoint_version(checkpoint))
 
 
-def _measured(
-    study: Study, checkpoint: Path, folder: Path, worlds: Worlds, which: tuple[str, str, float, int], end: float
-) -> list[float]:
-    """Success at every point of one run, from the disk when it was run before."""
-    way, task, factor, seed = which
-    file = folder / "success.json"
-    if file.is_file():
-        return list(json.loads(file.read_text())["success"])
-    if time.monotonic() > end:
-        raise RunError(f"the slice is over before {folder.name}; the same command goes on")
-    ppo = study.stage1.ppo
-    ppo = dataclasses.replace(
-        ppo,
-        actor_learning_rate=ppo.actor_learning_rate * factor,
-        backbone_learning_rate=ppo.backbone_learning_rate * factor,
-    )
-    settings = dataclasses.replace(study.stage1, trains=way, ppo=ppo)
-    folder.mkdir(parents=True, exist_ok=True)
-    stage_1(load_checkpoint(checkpoint), EvaluationTask.parse(task), worlds, settings, seed, folder)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    success = [line["validation_success"] for line in lines if "validation_success" in line]
-    write_text(file, json.dumps({"success": success}) + "\n")
-    print(f"{folder.name}: {' '.join(f'{value:.2f}' for value in success)}", flush=True)
-    return success
+@dataclass(frozen=True)
+class _Runs:
+    """The runs of a study, each done once."""
+
+    study: Study
+    checkpoint: Path
+    out: Path
+    worlds: Worlds
+    end: float
+
+    def measured(self, way: str, task: str, factor: float, seed: int) -> list[float]:
+        """Success at every point of one run, from the disk when it was run before."""
+        folder = self.out / f"{way}-{task.replace(':', '-')}-{factor:g}-{seed}"
+        return self._once(folder / "success.json", lambda: self._run(way, task, factor, seed, folder))
+
+    def _run(self, way: str, task: str, factor: float, seed: int, folder: Path) -> list[float]:
+        start = self._once(self.out / f"start-{task.replace(':', '-')}.json", lambda: self._start(task))[0]
+        stage1 = self.study.stage1
+        ppo = dataclasses.replace(
+            stage1.ppo,
+            actor_learning_rate=stage1.ppo.actor_learning_rate * factor,
+            backbone_learning_rate=stage1.ppo.backbone_learning_rate * factor,
+        )
+        settings = dataclasses.replace(stage1, trains=way, ppo=ppo)
+        policy = load_checkpoint(self.checkpoint)
+        stage_1(policy, EvaluationTask.parse(task), self.worlds, settings, seed, folder, start=start)
+        shutil.rmtree(folder / "successes")
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [line["validation_success"] for line in lines if "validation_success" in line]
+
+    def _start(self, task: str) -> list[float]:
+        """Success of the checkpoint, which all runs on a task start from."""
+        seeds = episode_seeds("validation", self.study.stage1.validation_episodes)
+        return [
+            evaluate(load_checkpoint(self.checkpoint), self.worlds, [EvaluationTask.parse(task)], seeds)[0].rate.value
+        ]
+
+    def _once(self, file: Path, measure: Callable[[], list[float]]) -> list[float]:
+        """What a file holds, or what is measured now."""
+        if file.is_file():
+            return list(json.loads(file.read_text())["success"])
+        if time.monotonic() > self.end:
+            raise RunError(f"the slice is over before {file.relative_to(self.out)}; the same command goes on")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        success = measure()
+        write_text(file, json.dumps({"success": success}) + "\n")
+        print(f"{file.relative_to(self.out)}: {' '.join(f'{value:.2f}' for value in success)}", flush=True)
+        return success
 
 
 def analyse(study: Study, measured: Callable[[str, str, float, int], list[float]], version: str) -> BenchResult:

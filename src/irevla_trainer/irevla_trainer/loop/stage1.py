@@ -76,6 +76,7 @@ def stage_1(
     seed: int,
     folder: Path,
     report: Callable[[dict[str, float]], None] = lambda figures: None,
+    start: float | None = None,
 ) -> dict[str, Any]:
     """Improve a policy in place on one task; continues from the state in `folder`.
 
@@ -87,6 +88,7 @@ def stage_1(
         seed: Of critic, noise, order and episodes.
         folder: Holds the state while the stage runs, `metrics.jsonl`, and D_RL of this task in `successes`.
         report: Called after each iteration with its figures.
+        start: Success of the policy as it is on the validation seeds, where it is known; measured when left out.
 
     Returns:
         decisions, episodes, successes, before and after (success on validation seeds), ended (why).
@@ -95,7 +97,7 @@ def stage_1(
         RunError: A loss or a weight is not finite; the folder keeps the state before the iteration.
         KeyboardInterrupt: Stopped by SIGINT; the same call repeats the iteration at hand and goes on.
     """
-    return _Stage1(policy, task, worlds, settings, seed, folder, report).run()
+    return _Stage1(policy, task, worlds, settings, seed, folder, report).run(start)
 
 
 class _Stage1:
@@ -119,10 +121,10 @@ class _Stage1:
         self.progress = _Progress()
         self.replay = Replay(folder / "successes", settings.successes, settings.imitate)
 
-    def run(self) -> dict[str, Any]:
+    def run(self, start: float | None) -> dict[str, Any]:
         self._resume()
         if self.progress.validated < 0:
-            self._validate()
+            self._keep_best(self._validate() if start is None else start)
             self._save()
         # An iteration counts once it is saved, whatever ends the process before: it comes again, the same.
         while not self.progress.finished:
@@ -160,7 +162,7 @@ class _Stage1:
         }
         progress.history.append(figures)
         if progress.finished or progress.iteration % self.settings.validate_every == 0:
-            self._validate()
+            self._keep_best(self._validate())
         self.report(progress.history[-1])
 
     def _learn(self, rollout: Rollout, seed: int) -> dict[str, float]:
@@ -198,10 +200,13 @@ class _Stage1:
         elif progress.decisions >= self.settings.decisions:
             progress.finished = "decisions spent"
 
-    def _validate(self) -> None:
-        """Success without noise on validation seeds; keeps the head when it is the best so far."""
+    def _validate(self) -> float:
+        """Success without noise on validation seeds."""
         seeds = episode_seeds("validation", self.settings.validation_episodes)
-        success = evaluate(self.policy, self.worlds, [self.task], seeds)[0].rate.value
+        return evaluate(self.policy, self.worlds, [self.task], seeds)[0].rate.value
+
+    def _keep_best(self, success: float) -> None:
+        """Note a validation, and keep the head when it is the best so far."""
         progress = self.progress
         if not progress.history:
             progress.history.append({"iteration": 0.0, "decisions": 0.0})
