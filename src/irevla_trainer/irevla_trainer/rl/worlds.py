@@ -23,7 +23,10 @@ from irevla_policy.errors import RunError
 from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.sim.environment import Observed, WorldEnvironment
 from irevla_policy.sim.tasks import TaskFile, load_tasks
-from irevla_trainer.rl.world_process import Reply, Reset, WorldProcess
+from irevla_trainer.rl.world_process import Reset, WorldProcess
+
+_GROUPS = 2
+"""While one group of worlds steps, the model decides for the other."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class Worlds:
             decide: What is seen to raw actions `[B, action_dim]`; rows of the batch are running episodes only.
 
         Yields:
-            After each common step, what it led to.
+            After each common step of a group of worlds, what it led to.
 
         Raises:
             TaskError: No such task or variation.
@@ -154,35 +157,45 @@ class Worlds:
             one.process.ask(None, requests[one.index].reset())
         for one in lists:
             one.observed = one.process.answer().first
-        while running := [one for one in lists if one.observed is not None]:
-            index = [one.index for one in running]
-            seen = self._seen(index, [one.step for one in running], requests, [one.observed for one in running])
-            actions = np.asarray(decide(seen), dtype=np.float32)
-            if not np.isfinite(actions).all():
-                raise RunError("the policy's actions are not finite: its weights have diverged")
-            for one, action in zip(running, actions, strict=True):
-                one.process.ask(action, one.following())
-            replies = [one.process.answer() for one in running]
-            over = [row for row, reply in enumerate(replies) if reply.ended]
-            last = None
-            if over:
-                steps = [running[row].step + 1 for row in over]
-                last = self._seen(
-                    [index[row] for row in over], steps, requests, [replies[row].observed for row in over]
-                )
-            terminated = np.array([reply.terminated for reply in replies])
-            truncated = np.array([reply.truncated for reply in replies])
-            for one, reply in zip(running, replies, strict=True):
-                one.advance(reply)
-            yield Stepped(index, terminated, truncated, last)
+        groups = [lists[place::_GROUPS] for place in range(_GROUPS)]
+        for group in groups:
+            self._ask(group, requests, decide)
+        while any(groups):
+            for group in filter(None, groups):
+                yield self._answers(group, requests)
+                group[:] = [one for one in group if one.observed is not None]
+                self._ask(group, requests, decide)
 
-    def _seen(
-        self, index: list[int], step: list[int], requests: Sequence[EpisodeRequest], observed: Sequence[Observed | None]
-    ) -> Seen:
-        asked = [requests[place] for place in index]
-        instructions = [self.tasks.instruction(item.task, item.variation, item.seed) for item in asked]
-        stacked = {name: np.stack([one[name] for one in observed if one]) for name in observed[0] or ()}
-        return Seen(index, step, stacked, instructions, stacked.pop("state"))
+    def _ask(
+        self,
+        group: list[_List],
+        requests: Sequence[EpisodeRequest],
+        decide: Callable[[Seen], npt.NDArray[np.floating[Any]]],
+    ) -> None:
+        """Decide for a group of running episodes, and let their worlds step."""
+        if not group:
+            return
+        actions = np.asarray(decide(_seen(group, requests, self.tasks)), dtype=np.float32)
+        if not np.isfinite(actions).all():
+            raise RunError("the policy's actions are not finite: its weights have diverged")
+        for one, action in zip(group, actions, strict=True):
+            one.process.ask(action, one.following())
+
+    def _answers(self, group: list[_List], requests: Sequence[EpisodeRequest]) -> Stepped:
+        """Wait for what the step of a group led to."""
+        index = [one.index for one in group]
+        replies = [one.process.answer() for one in group]
+        for one, reply in zip(group, replies, strict=True):
+            one.observed = reply.observed
+            one.step += 1
+        over = [one for one, reply in zip(group, replies, strict=True) if reply.ended]
+        last = _seen(over, requests, self.tasks) if over else None
+        for one, reply in zip(group, replies, strict=True):
+            if reply.ended:
+                one.go_on(reply.first)
+        terminated = np.array([reply.terminated for reply in replies])
+        truncated = np.array([reply.truncated for reply in replies])
+        return Stepped(index, terminated, truncated, last)
 
     def close(self) -> None:
         """End the processes."""
@@ -218,15 +231,20 @@ class _List:
         more = self._done + 1 < len(self._places)
         return self._requests[int(self._places[self._done + 1])].reset() if more else None
 
-    def advance(self, reply: Reply) -> None:
-        """Go on to the next step, or to the next episode."""
-        if reply.ended:
-            self._done += 1
-            self.step = 0
-            self.observed = reply.first
-        else:
-            self.step += 1
-            self.observed = reply.observed
+    def go_on(self, first: Observed | None) -> None:
+        """To the next episode, of which `first` is seen; None after the last."""
+        self._done += 1
+        self.step = 0
+        self.observed = first
+
+
+def _seen(lists: Sequence[_List], requests: Sequence[EpisodeRequest], tasks: TaskFile) -> Seen:
+    asked = [requests[one.index] for one in lists]
+    instructions = [tasks.instruction(request.task, request.variation, request.seed) for request in asked]
+    observed = [one.observed for one in lists if one.observed is not None]
+    stacked = {name: np.stack([each[name] for each in observed]) for name in observed[0]}
+    state = stacked.pop("state")
+    return Seen([one.index for one in lists], [one.step for one in lists], stacked, instructions, state)
 
 
 def make_environment(profile: RobotProfile, tasks: TaskFile, max_steps: int | None) -> WorldEnvironment:
