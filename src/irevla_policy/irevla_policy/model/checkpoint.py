@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from irevla_policy.durable import sync
 from irevla_policy.errors import UserError
 from irevla_policy.model import pretrained
 from irevla_policy.model.backbone import VisionLanguageBackbone
@@ -69,8 +69,8 @@ def save_checkpoint(folder: str | Path, policy: VLAPolicy, provenance: Mapping[s
     try:
         _write(partial, policy, provenance or {})
         for path in sorted(partial.rglob("*")):
-            _sync(path)
-        _sync(partial)
+            sync(path)
+        sync(partial)
         _move_into_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -265,14 +265,6 @@ def _write_json(path: Path, document: Any) -> None:
     path.write_text(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _move_into_place(partial: Path, folder: Path) -> None:
     """Rename; an older checkpoint steps aside first, since a folder cannot be renamed onto a full one."""
     aside = None
@@ -282,6 +274,6 @@ def _move_into_place(partial: Path, folder: Path) -> None:
         aside = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.replaced"
         folder.rename(aside)
     partial.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     if aside is not None:
         shutil.rmtree(aside)

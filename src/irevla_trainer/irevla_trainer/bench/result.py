@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from irevla_policy.durable import write_text
+
 _SENSES: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le}
 
 
@@ -91,7 +93,7 @@ def measure(name: str, run: Callable[[], BenchResult], json_file: Path | None) -
     print(result.table())
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(result.to_json(), indent=2) + "\n")
+        write_text(json_file, json.dumps(result.to_json(), indent=2) + "\n")
     return result
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from irevla_policy.durable import put_in_place
 from irevla_policy.errors import UserError
 from irevla_policy.model.tensor_file import save_tensors
 
@@ -46,9 +46,7 @@ def write_state(folder: Path, state: TrainingState) -> None:
     header = {"identity": json.dumps(state.identity), "progress": json.dumps(state.progress)}
     try:
         save_tensors(partial, state.tensors, header)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(folder / STATE_FILE)
+        put_in_place(partial, folder / STATE_FILE)
     finally:
         partial.unlink(missing_ok=True)
 

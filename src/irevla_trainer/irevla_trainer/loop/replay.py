@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from irevla_policy.durable import put_in_place
 from irevla_trainer.data.frames import FrameFile
 from irevla_trainer.rl.rollout import Trajectory
 
@@ -59,18 +59,16 @@ class Replay:
         """
         partial = self.folder / f".{batch:06d}.partial"
         shutil.rmtree(partial, ignore_errors=True)
+        target = self.folder / f"{batch:06d}"
+        shutil.rmtree(target, ignore_errors=True)
         partial.mkdir()
         try:
             for number, trajectory in enumerate(trajectories):
                 self._write(partial / f"{number:05d}", trajectory)
-            for path in partial.rglob("*"):
-                _sync(path)
+            put_in_place(partial, target)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        target = self.folder / f"{batch:06d}"
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
         self._make_room()
 
     def forget(self, first: int) -> None:
@@ -125,12 +123,3 @@ class Replay:
                 shutil.rmtree(batch)
             else:
                 kept += sum(1 for _ in batch.iterdir())
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from irevla_policy.durable import put_in_place, write_text
 from irevla_policy.errors import UserError
 from irevla_policy.settings import to_dict
 from irevla_trainer.learn.training_state import STATE_FILE
@@ -153,26 +154,8 @@ class RunFolder:
         for left in (partial, target):
             shutil.rmtree(left, ignore_errors=True)
         shutil.copytree(checkpoint, partial)
-        partial.replace(target)
+        put_in_place(partial, target)
         write_text(self.result_path, json.dumps(result, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a crash at any moment leaves the old one, none, or the whole new one.
-
-    Raises:
-        OSError: The disk is full; the old one stays.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _check_place(folder: Path, resume: bool) -> None:
