@@ -72,6 +72,9 @@ class VisionLanguageBackbone(nn.Module):
             target_modules=targets,
         )
         inject_adapter_in_model(config, self.vlm)
+        for adapter in self.tunable():
+            # Half precision would round small updates away.
+            adapter.data = adapter.data.float()
         return config
 
     def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -83,7 +86,7 @@ class VisionLanguageBackbone(nn.Module):
         Returns:
             Last hidden states `[B, m, d]`, float32, and a mask `[B, m]`, True where there is a token.
         """
-        dtype = next(self.vlm.parameters()).dtype
+        dtype = next(p.dtype for name, p in self.vlm.named_parameters() if "lora_" not in name)
         cast = {key: value.to(dtype) if value.is_floating_point() else value for key, value in inputs.items()}
         output = self.vlm(**cast, use_cache=False)
         return output.logits.float(), inputs["attention_mask"].bool()
@@ -95,7 +98,16 @@ class VisionLanguageBackbone(nn.Module):
         return [parameter for name, parameter in self.vlm.named_parameters() if "lora_" in name]
 
     def set_trainable(self, trainable: bool) -> None:
-        """Freeze the backbone (stage 1), or let what `tuning` names learn (stages 0 and 2)."""
+        """Freeze the backbone (stage 1), or let what `tuning` names learn (stages 0 and 2).
+
+        Raises:
+            BackboneError: Weights in half precision would learn: small updates are rounded away.
+        """
+        if trainable and any(parameter.dtype != torch.float32 for parameter in self.tunable()):
+            raise BackboneError(
+                f"backbone {self.source.name!r}: dtype: weights that learn must be float32, found bfloat16; set dtype: "
+                "float32, or tuning: lora, whose adapters are float32"
+            )
         for parameter in self.tunable():
             parameter.requires_grad_(trainable)
 

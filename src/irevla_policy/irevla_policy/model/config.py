@@ -82,14 +82,14 @@ class RobotFacts:
         """What keeps a model made for `self` from driving `other`, in words; empty when nothing does."""
         compared = ("name", "action_space", "action_dim", "cameras", "proprioception", "state_dim", "control_rate")
         found = [
-            f"{field} is {_plain(getattr(other, field))}, expected {_plain(getattr(self, field))}"
+            f"{field} is {_plain(getattr(self, field))}, the robot's {_plain(getattr(other, field))}"
             for field in compared
             if getattr(self, field) != getattr(other, field)
         ]
         if not found and self.training_hash and other.training_hash and self.training_hash != other.training_hash:
             found.append(
                 "camera sizes, joint names, gripper, home pose or ee_delta_scale differ "
-                f"(training hash {other.training_hash}, expected {self.training_hash})"
+                f"(training hash {self.training_hash}, the robot's {other.training_hash})"
             )
         return found
 

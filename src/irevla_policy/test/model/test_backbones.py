@@ -106,6 +106,23 @@ def test_last_layer_is_dropped(backbones, robot, observe):
         torch.testing.assert_close(original.get_output_embeddings()(hidden), logits, atol=1e-5, rtol=1e-5)
 
 
+def test_adapters_learn_in_small_steps_on_weights_in_half_precision(backbones, robot, observe):
+    settings = dataclasses.replace(lora_settings(backbones("blip2")), dtype="bfloat16")
+    policy = VLAPolicy.create(settings, robot)
+    policy.unfreeze_backbone()
+    before = [p.detach().clone() for p in policy.backbone.tunable()]
+    optimizer = torch.optim.Adam(policy.backbone.tunable(), lr=1e-6)
+    for _ in range(2):
+        optimizer.zero_grad()
+        policy(policy.prepare([observe(1)], np.zeros((1, 4)))).square().mean().backward()
+        optimizer.step()
+    assert any(not torch.equal(a, b) for a, b in zip(before, policy.backbone.tunable(), strict=True))
+    assert {p.dtype for p in policy.backbone.parameters()} == {torch.float32, torch.bfloat16}
+    whole = VLAPolicy.create(dataclasses.replace(settings, tuning="full"), robot)
+    with pytest.raises(BackboneError, match="dtype: weights that learn must be float32, found bfloat16"):
+        whole.unfreeze_backbone()
+
+
 def test_frozen_backbone_of_a_reference(backbones, robot):
     settings = dataclasses.replace(lora_settings(backbones("blip2")), tuning="frozen")
     policy = VLAPolicy.create(settings, robot)

@@ -162,11 +162,11 @@ def test_reference_whose_base_has_gone(backbones, robot, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"action_space": "joint_delta", "action_dim": 8}, "action_space is ee_delta, expected joint_delta"),
-        ({"action_dim": 3}, "action_dim is 4, expected 3"),
-        ({"name": "panda"}, "name is metaworld_sawyer, expected panda"),
-        ({"cameras": ("left", "right")}, "cameras is corner, expected left, right"),
-        ({"state_dim": 9}, "state_dim is 4, expected 9"),
+        ({"action_space": "joint_delta", "action_dim": 8}, "action_space is joint_delta, the robot's ee_delta"),
+        ({"action_dim": 3}, "action_dim is 3, the robot's 4"),
+        ({"name": "panda"}, "name is panda, the robot's metaworld_sawyer"),
+        ({"cameras": ("left", "right")}, "cameras is left, right, the robot's corner"),
+        ({"state_dim": 9}, "state_dim is 9, the robot's 4"),
     ],
 )
 def test_check_fits_names_the_difference(changes, message):
