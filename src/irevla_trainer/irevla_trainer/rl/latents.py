@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from irevla_policy.errors import RunError
 from irevla_policy.model.policy import Latent, VLAPolicy
+from irevla_trainer.rl.settings import LatentSettings
 from irevla_trainer.rl.worlds import Seen
 
 Indices = npt.NDArray[np.int64]
@@ -24,8 +26,8 @@ _ENCODED = 256
 class LatentStore:
     """Latents in a compact number type; the oldest make room once the capacity is reached.
 
-    A latent of m tokens takes 2 m d bytes at half precision. Capacity bounds the memory, or the file in `folder`;
-    what was not used yet takes neither.
+    A latent of m tokens takes 2 m d bytes at half precision. Capacity bounds the memory, of which only what was used is
+    taken, or the file in `folder`, whose room is taken at the start.
 
     Args:
         capacity: Decisions to keep.
@@ -146,8 +148,29 @@ class LatentStore:
         if keep and (not path.is_file() or path.stat().st_size != size):
             found = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
             raise RunError(f"{path}: expected {size} bytes of stored latents, found {found}; start this run over")
-        self._file = np.memmap(path, np.uint8, "r+" if keep else "w+", shape=(size,))
+        if not keep:
+            # A new file: an older store may still look at the one of this name.
+            path.unlink(missing_ok=True)
+            # Room for all of it now: a disk that is full later would end the process without a word.
+            with path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+        self._file = np.memmap(path, np.uint8, "r+", shape=(size,))
         return torch.from_numpy(self._file).view(self.dtype).view(shape)
+
+
+def store_of_rollout(
+    decisions: int, settings: LatentSettings, folder: Path | None, device: torch.device
+) -> LatentStore:
+    """An empty store for the latents of one rollout.
+
+    Args:
+        decisions: Bound on their number.
+        settings: How they are stored.
+        folder: For files.
+        device: Where latents are handed out.
+    """
+    place = folder / "rollout" if folder is not None and settings.on_disk else None
+    return LatentStore(decisions, getattr(torch, settings.dtype), place, device)
 
 
 class ImageStore:

@@ -13,6 +13,7 @@ With a `LatentStore` only the heads learn (stage 1 of iRe-VLA); with an `ImageSt
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,9 +22,9 @@ from torch import Tensor, nn
 from irevla_policy.model.policy import Latent, VLAPolicy
 from irevla_trainer.rl.advantage import generalised_advantages
 from irevla_trainer.rl.algorithm import DivergedError
-from irevla_trainer.rl.latents import ImageStore, Indices, LatentStore
+from irevla_trainer.rl.latents import ImageStore, Indices, LatentStore, store_of_rollout
 from irevla_trainer.rl.rollout import Rollout
-from irevla_trainer.rl.settings import PpoSettings
+from irevla_trainer.rl.settings import LatentSettings, PpoSettings
 
 _VALUE_BATCH = 1024
 _PACES = (0.01, 10.0)
@@ -36,10 +37,20 @@ class Ppo:
         policy: Learns in place.
         settings: Of PPO.
         whole_model: Train the backbone as well (PPO-Replay, for comparison) instead of the heads alone.
+        latents: How they are stored.
+        folder: For their files.
     """
 
-    def __init__(self, policy: VLAPolicy, settings: PpoSettings, whole_model: bool = False) -> None:
+    def __init__(
+        self,
+        policy: VLAPolicy,
+        settings: PpoSettings,
+        whole_model: bool = False,
+        latents: LatentSettings | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self.policy, self.settings, self.whole_model = policy, settings, whole_model
+        self._latents, self._folder = latents or LatentSettings(), folder
         self.critic = policy.new_critic()
         self.iteration = 0
         self.pace = 1.0
@@ -70,7 +81,9 @@ class Ppo:
 
     def store(self, decisions: int) -> LatentStore | ImageStore:
         """An empty store for what a rollout sees."""
-        return ImageStore(self.policy) if self.whole_model else LatentStore(decisions, device=self.policy.device)
+        if self.whole_model:
+            return ImageStore(self.policy)
+        return store_of_rollout(decisions, self._latents, self._folder, self.policy.device)
 
     def learn(self, rollout: Rollout, seed: int) -> dict[str, float]:
         """One iteration of updates.
@@ -140,8 +153,8 @@ class Ppo:
         for name, value in tensors.items():
             if name.startswith("optimizer/"):
                 _, place, key = name.split("/")
-                target = "cpu" if key == "step" else self.policy.device
-                self.optimizer.state[self.learnt[int(place)]][key] = value.to(target).clone()
+                # All of it, the number of steps too: the optimizer is fused.
+                self.optimizer.state[self.learnt[int(place)]][key] = value.to(self.policy.device).clone()
 
     @torch.no_grad()
     def _values(self, rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
@@ -182,11 +195,14 @@ class Ppo:
                 critic_only = True
                 observations = self._settled(observations)
                 continue
-            if not math.isfinite(float(loss.detach())):
-                raise DivergedError(f"the loss of PPO is {float(loss.detach()):g} in iteration {self.iteration}")
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(self.learnt, settings.gradient_clip)
+            norm = float(nn.utils.clip_grad_norm_(self.learnt, settings.gradient_clip))
+            if not math.isfinite(norm):
+                raise DivergedError(
+                    f"the loss of PPO is {float(loss.detach()):g} and the norm of its gradient {norm:g} in iteration "
+                    f"{self.iteration}"
+                )
             self.optimizer.step()
             for name, value in figures.items():
                 history[name].append(value)
@@ -241,7 +257,8 @@ def clipped_policy_loss(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor
 
 def gaussian_log_prob(action: Tensor, mean: Tensor, std: float) -> Tensor:
     """Log density of N(mean, std^2 I) at `[B, a]`, `[B]`."""
-    return torch.distributions.Normal(mean, std).log_prob(action).sum(-1)
+    constant = math.log(std) + 0.5 * math.log(2 * math.pi)
+    return (-(action - mean).square() / (2 * std**2) - constant).sum(-1)
 
 
 def gaussian_kl(mean: Tensor, other: Tensor, std: float) -> Tensor:

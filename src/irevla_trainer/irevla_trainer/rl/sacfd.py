@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from irevla_policy.model.policy import Latent, VLAPolicy
 from irevla_trainer.rl.algorithm import DivergedError
 from irevla_trainer.rl.critics import CriticEnsemble
-from irevla_trainer.rl.latents import LatentStore, concatenated
+from irevla_trainer.rl.latents import LatentStore, concatenated, store_of_rollout
 from irevla_trainer.rl.rollout import Rollout
-from irevla_trainer.rl.settings import SacfdSettings
+from irevla_trainer.rl.settings import LatentSettings, SacfdSettings
 from irevla_trainer.rl.soft_actor_critic import actor_loss, clipped, critics_loss, soft_target, temperature_loss
 from irevla_trainer.rl.transitions import Transitions
 
@@ -60,11 +60,19 @@ class Sacfd:
     Args:
         policy: Learns in place.
         settings: Of SACfD.
+        latents: How they are stored.
         folder: Where the buffers keep their latents; in memory, and part of `tensors`, when left out.
     """
 
-    def __init__(self, policy: VLAPolicy, settings: SacfdSettings, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        policy: VLAPolicy,
+        settings: SacfdSettings,
+        latents: LatentSettings | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self.policy, self.settings = policy, settings
+        self._latents, self._folder = latents or LatentSettings(), folder
         policy.freeze_backbone()
         head, device = policy.action_head, policy.device
         self.critics = CriticEnsemble.like(head, settings.critics, settings.critic_width, settings.critic_layers)
@@ -86,8 +94,9 @@ class Sacfd:
         }
         action_dim = head.shape[1]
         capacity = settings.capacity
-        self.demonstrations = Transitions(capacity, action_dim, folder and folder / "demonstrations", device)
-        self.online = Transitions(capacity, action_dim, folder and folder / "online", device)
+        dtype = getattr(torch, self._latents.dtype)
+        self.demonstrations = Transitions(capacity, action_dim, folder and folder / "demonstrations", device, dtype)
+        self.online = Transitions(capacity, action_dim, folder and folder / "online", device, dtype)
         self.counts = {"episodes": 0, "demonstrations": 0, "updates": 0}
         bounds = [policy.normaliser.normalise_action(np.full(action_dim, end)) for end in (-1.0, 1.0)]
         self.low, self.high = (torch.from_numpy(bound).to(device) for bound in bounds)
@@ -112,7 +121,7 @@ class Sacfd:
 
     def store(self, decisions: int) -> LatentStore:
         """An empty store for what a rollout sees; `learn` copies from it."""
-        return LatentStore(decisions, device=self.policy.device)
+        return store_of_rollout(decisions, self._latents, self._folder, self.policy.device)
 
     def learn(self, rollout: Rollout, seed: int) -> dict[str, float]:
         """Remember a rollout, then update.
@@ -230,7 +239,7 @@ class Sacfd:
         pooled = self.critics.pooled(batch.latent)
         q = self.critics.value(pooled, batch.action)
         critic_loss = critics_loss(q, target)
-        _check(critic_loss, "critics", self.counts["updates"])
+        _check(critic_loss, "critics' loss", self.counts["updates"])
         figures = {"critic_loss": float(critic_loss.detach()), "q": float(q.detach().mean())}
 
         # The actor's gradient is that of the critics as they acted on this batch, before their step.
@@ -239,6 +248,9 @@ class Sacfd:
             figures |= self._actor_gradient(batch, pooled.detach(), temperature, noise)
         self.optimizers["critics"].zero_grad(set_to_none=True)
         critic_loss.backward()
+        _check(
+            nn.utils.get_total_norm(_gradients(self.optimizers["critics"])), "critics' gradient", self.counts["updates"]
+        )
         self.optimizers["critics"].step()
         if acts:
             self.optimizers["actor"].step()
@@ -262,9 +274,11 @@ class Sacfd:
             imitation = (near - demonstration).square().mean()
             figures["imitation"] = float(imitation.detach())
             loss = loss + settings.imitation_weight * imitation
-        _check(loss, "actor", self.counts["updates"])
+        _check(loss, "actor's loss", self.counts["updates"])
         learnt = [*self.actor, *([self.log_std] if settings.temperature else [])]
-        for parameter, gradient in zip(learnt, torch.autograd.grad(loss, learnt), strict=True):
+        gradients = torch.autograd.grad(loss, learnt)
+        _check(nn.utils.get_total_norm(gradients), "actor's gradient", self.counts["updates"])
+        for parameter, gradient in zip(learnt, gradients, strict=True):
             parameter.grad = gradient
         if settings.target_noise:
             self._tune_temperature(log_prob.detach())
@@ -280,14 +294,20 @@ class Sacfd:
     def _act(self, latent: Latent, noise: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Sample: executed actions `[B, a]`, their log densities before clipping `[B]`, means `[B, a]`."""
         mean = self.policy.action_from_latent(latent)[:, 0]
-        normal = torch.distributions.Normal(mean, self.log_std.exp())
+        # What is not finite shows in the losses, which say where.
+        normal = torch.distributions.Normal(mean, self.log_std.exp(), validate_args=False)
         sampled = mean + self.log_std.exp() * torch.randn(mean.shape, generator=noise).to(mean.device)
         return clipped(sampled, self.low, self.high), normal.log_prob(sampled).sum(-1), mean
 
 
-def _check(loss: Tensor, name: str, update: int) -> None:
-    if not math.isfinite(float(loss.detach())):
-        raise DivergedError(f"the loss of SACfD's {name} is {float(loss.detach()):g} in update {update}")
+def _check(value: Tensor, name: str, update: int) -> None:
+    """Refuse a loss, or a norm of a gradient, that is not finite."""
+    if not math.isfinite(float(value.detach())):
+        raise DivergedError(f"SACfD: the {name} is {float(value.detach()):g} in update {update}")
+
+
+def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter.grad for parameter in _parameters(optimizer) if parameter.grad is not None]
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -8,6 +8,16 @@ from irevla_policy.settings import SettingsError, setting
 
 
 @dataclass(frozen=True)
+class LatentSettings:
+    """How latents are stored."""
+
+    dtype: str = setting("float16", "Number type", choices=("float16", "bfloat16", "float32"))
+    on_disk: bool = setting(
+        False, "Keep those of a rollout in a file of the run instead of in memory; the buffers of SACfD always are"
+    )
+
+
+@dataclass(frozen=True)
 class PpoSettings:
     """Settings of PPO."""
 

@@ -27,10 +27,18 @@ class Transitions:
         action_dim: Length of an action.
         folder: Keep the latents in a file there instead of in memory.
         device: Where latents are handed out.
+        dtype: Number type of the latents.
     """
 
-    def __init__(self, capacity: int, action_dim: int, folder: Path | None, device: torch.device) -> None:
-        self.observations = LatentStore(capacity, folder=folder, device=device)
+    def __init__(
+        self,
+        capacity: int,
+        action_dim: int,
+        folder: Path | None,
+        device: torch.device,
+        dtype: torch.dtype = torch.float16,
+    ) -> None:
+        self.observations = LatentStore(capacity, dtype, folder, device)
         self.capacity = capacity
         self.action = np.zeros((capacity, action_dim), np.float32)
         self.reward = np.zeros(capacity, np.float32)

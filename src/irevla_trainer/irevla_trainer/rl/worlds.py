@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from irevla_policy.errors import RunError
 from irevla_policy.robot.profile import RobotProfile
@@ -102,19 +104,25 @@ class Worlds:
         count: Number of processes.
         tasks: The tasks; those of `config/tasks/metaworld.yaml` by default.
         max_steps: Decisions until an episode is given up; the tasks' own numbers by default.
+        threads: Of the model's arithmetic while episodes run; as they are when 0.
 
     Raises:
         ValueError: `count` is below 1.
     """
 
     def __init__(
-        self, profile: RobotProfile, count: int, tasks: TaskFile | None = None, max_steps: int | None = None
+        self,
+        profile: RobotProfile,
+        count: int,
+        tasks: TaskFile | None = None,
+        max_steps: int | None = None,
+        threads: int = 1,
     ) -> None:
         if count < 1:
             raise ValueError(f"worlds: expected at least 1, found {count}")
         self.count = count
         self.tasks = tasks or load_tasks()
-        self._max_steps = max_steps
+        self._max_steps, self._threads = max_steps, threads
         # Processes enough for every core: threads of the software renderer would only stand in each other's way.
         os.environ.setdefault("LP_NUM_THREADS", "1")
         make = partial(make_environment, profile, self.tasks, max_steps)
@@ -158,13 +166,14 @@ class Worlds:
         for one in lists:
             one.observed = one.process.answer().first
         groups = [lists[place::_GROUPS] for place in range(_GROUPS)]
-        for group in groups:
-            self._ask(group, requests, decide)
-        while any(groups):
-            for group in filter(None, groups):
-                yield self._answers(group, requests)
-                group[:] = [one for one in group if one.observed is not None]
+        with _threads(self._threads):
+            for group in groups:
                 self._ask(group, requests, decide)
+            while any(groups):
+                for group in filter(None, groups):
+                    yield self._answers(group, requests)
+                    group[:] = [one for one in group if one.observed is not None]
+                    self._ask(group, requests, decide)
 
     def _ask(
         self,
@@ -236,6 +245,17 @@ class _List:
         self._done += 1
         self.step = 0
         self.observed = first
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch have so many threads, or as many as it has when `count` is 0."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _seen(lists: Sequence[_List], requests: Sequence[EpisodeRequest], tasks: TaskFile) -> Seen:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,8 @@ import torch
 from irevla_policy.errors import RunError
 from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.policy import Latent, VLAPolicy
-from irevla_trainer.rl.latents import ImageStore, LatentStore, concatenated, encode
+from irevla_trainer.rl.latents import ImageStore, LatentStore, concatenated, encode, store_of_rollout
+from irevla_trainer.rl.settings import LatentSettings
 from irevla_trainer.rl.worlds import Seen
 
 ROBOT = RobotFacts("test_arm", ("front",), "ee_delta", 2, 2, ("gripper",), 20.0)
@@ -111,6 +115,35 @@ def test_missing_file_is_an_error_that_names_it(tmp_path):
     (tmp_path / "hidden-5.bin").unlink()
     with pytest.raises(RunError, match=r"hidden-5\.bin: expected 400 bytes .* found no such file"):
         LatentStore(5, folder=tmp_path).load(tensors)
+
+
+def test_room_on_the_disk_is_taken_at_the_start(tmp_path, monkeypatch):
+    """A disk that fills up under a mapped file would end the process with a bus error."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = LatentStore(1000, folder=tmp_path)
+    store.add(latents(1))
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_blocks * 512 >= file.stat().st_size == 1000 * 5 * 8 * 2
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        LatentStore(1000, folder=tmp_path).add(latents(1))
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_rollout_is_stored_as_the_settings_say(on_disk, tmp_path):
+    settings = LatentSettings(dtype="bfloat16", on_disk=on_disk)
+    store = store_of_rollout(4, settings, tmp_path, torch.device("cpu"))
+    written = latents(4)
+    store.add(written)
+    assert len(list(tmp_path.rglob("*.bin"))) == on_disk
+    hidden = store.latent(np.arange(4)).hidden
+    assert torch.equal(hidden, written.hidden.bfloat16().float())
+    again = store_of_rollout(4, settings, tmp_path, torch.device("cpu"))
+    again.add(latents(2))
+    assert torch.equal(store.latent(np.arange(4)).hidden, hidden), "an older store has its own file"
 
 
 def test_store_without_room_is_refused():

@@ -26,7 +26,7 @@ SMALL = SacfdSettings(
 def points(settings=SMALL, folder=None, seed=0):
     policy = cloned_policy(seed)
     torch.manual_seed(seed)
-    return policy, Sacfd(policy, settings, folder)
+    return policy, Sacfd(policy, settings, folder=folder)
 
 
 def iterate(policy, algorithm, seed):
@@ -152,7 +152,7 @@ def test_divergence_leaves_the_policy_alone():
     policy, sacfd = points(dataclasses.replace(SMALL, demonstrations=0, warmup=0))
     rollout = roll(policy, sacfd.store(8 * 26), sacfd.std, 8, 0)
     before = copy.deepcopy(policy.action_head.state_dict())
-    with pytest.raises(DivergedError, match="SACfD's critics is nan in update 0"):
+    with pytest.raises(DivergedError, match="SACfD: the critics' loss is nan in update 0"):
         sacfd.learn(dataclasses.replace(rollout, reward=np.full_like(rollout.reward, np.nan)), 1)
     assert all(torch.equal(value, before[name]) for name, value in policy.action_head.state_dict().items())
 
