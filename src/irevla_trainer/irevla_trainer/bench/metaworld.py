@@ -5,7 +5,8 @@
     frozen      the backbone is frozen in stage 1 and in stage 2
     ire_vla     the backbone is frozen in stage 1 and learns in stage 2
 
-Every method starts from the checkpoint that `sft` ends with, and gets the same decisions, updates and episodes.
+Every method starts from the checkpoint that `sft` ends with and gets the same decisions per task at most, the same
+stage 2 and the same evaluation. PPO-Replay has settings of its own for PPO.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from typing import Any
 
 import yaml
 
+from irevla_policy.durable import write_text
 from irevla_policy.errors import RunError
 from irevla_policy.paths import config_folder
-from irevla_policy.settings import load, setting, to_dict
+from irevla_policy.settings import SettingsError, load, setting, to_dict
 from irevla_trainer.bench.result import BenchResult, Target
 from irevla_trainer.loop.evaluation import CATEGORIES
 from irevla_trainer.loop.paper import PAPER
-from irevla_trainer.loop.run import write_text
 from irevla_trainer.loop.settings import TrainFile
 from irevla_trainer.report import Report
 from irevla_trainer.rl.settings import PpoSettings
@@ -86,7 +87,7 @@ def settings_of(method: str, preset: Preset, bags: Path, stage0: Path, seed: int
 
 def run(
     preset: str = "cpu",
-    out: Path = Path("runs/metaworld"),
+    out: Path | None = None,
     minutes: float = 60.0,
     seeds: int | None = None,
     device: str | None = None,
@@ -95,14 +96,14 @@ def run(
 
     Args:
         preset: 'cpu' or 'full', or a YAML file.
-        out: Folder of bags, runs and the report; the same one continues.
+        out: Folder of bags, runs and the report, runs/metaworld-PRESET by default; the same one continues.
         minutes: Length of the slice.
         seeds: Runs of every method instead of the preset's.
         device: Torch device instead of the preset's.
 
     Raises:
         RunError: The slice ended before the benchmark did (run it again), or a method failed.
-        SettingsError: No such preset.
+        SettingsError: No such preset, or the folder holds results of other settings.
     """
     path = Path(preset)
     path = path if path.suffix in (".yaml", ".yml") else config_folder() / "presets" / f"metaworld-{preset}.yaml"
@@ -110,6 +111,7 @@ def run(
     if device is not None:
         wanted = dataclasses.replace(wanted, train=dataclasses.replace(wanted.train, device=device))
     runs = [(seed, method) for seed in range(seeds or wanted.seeds) for method in METHODS]
+    out = out or Path("runs") / f"metaworld-{path.stem.removeprefix('metaworld-')}"
     out.mkdir(parents=True, exist_ok=True)
     slices = _Slice(out, minutes)
     bags = out / "bags"
@@ -118,24 +120,45 @@ def run(
     words = ["collect", "--task", tasks, "--episodes", episodes, "--robot", wanted.train.robot, "--out", str(bags)]
     # Bags that are there already are only looked at.
     slices.work("collect", words)
-    for seed, method in runs:
-        folder = out / f"seed-{seed}" / method
-        if (folder / "result.json").is_file():
-            continue
-        file = folder.with_suffix(".yaml")
-        file.parent.mkdir(exist_ok=True)
-        settings = settings_of(method, wanted, bags, folder.with_name("sft") / "checkpoint", seed)
-        file.write_text(yaml.safe_dump(to_dict(settings), sort_keys=False))
-        words = ["train", "--config", str(file), "--out", str(folder)]
-        started = (folder / "config.yaml").is_file()
-        slices.work(f"{method}, seed {seed}", words + (["--resume"] if started else []))
     results: dict[str, list[Any]] = {method: [] for method in METHODS}
     for seed, method in runs:
-        results[method].append(json.loads((out / f"seed-{seed}" / method / "result.json").read_text()))
+        folder = out / f"seed-{seed}" / method
+        settings = settings_of(method, wanted, bags, folder.with_name("sft") / "checkpoint", seed)
+        if not (folder / "result.json").is_file():
+            file = folder.with_suffix(".yaml")
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(yaml.safe_dump(to_dict(settings), sort_keys=False))
+            words = ["train", "--config", str(file), "--out", str(folder)]
+            started = (folder / "config.yaml").is_file()
+            slices.work(f"{method}, seed {seed}", words + (["--resume"] if started else []))
+        results[method].append(_result(folder, settings))
+        _check_start(folder, results[method][-1], results["sft"][-1])
     result = table(results, slices.seconds, wanted.hours)
     result.details["preset"] = to_dict(wanted)
     write_report(out / "report.html", results, result)
     return result
+
+
+def _result(folder: Path, settings: TrainFile) -> dict[str, Any]:
+    """The result of a finished run, if it is one of these settings."""
+    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    wanted = to_dict(settings)
+    changed = sorted(key for key in {*wanted, *found["settings"]} if wanted.get(key) != found["settings"].get(key))
+    if changed:
+        raise SettingsError(
+            f"--out: {folder} was run with other settings ({', '.join(changed)}); choose another folder"
+        )
+    return found
+
+
+def _check_start(folder: Path, result: Mapping[str, Any], sft: Mapping[str, Any]) -> None:
+    """Refuse a run that did not start from this stage 0."""
+    start = result["steps"]["00-stage0"].get("init", sft["selected"]["version"])
+    if start != sft["selected"]["version"]:
+        raise SettingsError(
+            f"--out: {folder} started from checkpoint {start}, stage 0 is now {sft['selected']['version']}; "
+            "choose another folder"
+        )
 
 
 class _Slice:

@@ -16,8 +16,9 @@ Examples:
   irevla bench record --seconds 20
   irevla bench forward --no-large
   irevla bench rl --device cuda
-  irevla bench stability --checkpoint runs/metaworld/sft/checkpoint --json docs/results/stability.json
-  irevla bench metaworld --preset cpu --out runs/metaworld --minutes 60 --json docs/results/metaworld.json
+  irevla bench stability --checkpoint runs/metaworld-cpu/seed-0/sft/checkpoint --json docs/results/stability.json
+  irevla bench metaworld --preset cpu --minutes 60 --json docs/results/metaworld.json
+  irevla bench metaworld --preset full --minutes 8
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 
 from irevla_policy.errors import RunError
 from irevla_policy.paths import config_folder
-from irevla_policy.settings import load, to_dict
+from irevla_policy.settings import SettingsError, load, to_dict
 from irevla_policy.sim.tasks import load_tasks
 from irevla_trainer.bench import metaworld
 from irevla_trainer.evaluate import EvaluationTask
@@ -50,7 +50,7 @@ def test_methods_differ_in_what_learns_and_in_nothing_else():
         assert sft[key] == ire_vla[key]
 
 
-def result(successes: dict[str, int], episodes: int = 50) -> dict:
+def result(successes: dict[str, int], episodes: int = 50, **more: object) -> dict:
     """A run's result with so many successes per category, the first seeds of one task."""
     categories = {}
     for name in CATEGORIES:
@@ -59,7 +59,8 @@ def result(successes: dict[str, int], episodes: int = 50) -> dict:
         categories[name] = {**of_task, "tasks": {f"{name} task": {**of_task, "outcomes": outcomes}}}
     steps = {"00-stage0": {"decisions": 9}, "01-stage1-x": {"decisions": 400}, "01-stage2-x": {"decisions": 9}}
     validation = {"00-stage0": {name: {"success": 0.5} for name in CATEGORIES}}
-    return {"test": categories, "selected": {"step": "last"}, "steps": steps, "validation": validation}
+    selected = {"step": "last", "version": "v0"}
+    return {"test": categories, "selected": selected, "steps": steps, "validation": validation} | more
 
 
 def table(**methods: dict[str, int]):
@@ -125,23 +126,43 @@ def test_a_slice_that_is_over_goes_on_later(tmp_path: Path, monkeypatch: pytest.
     assert again.seconds["sft"] > spent > 0.0
 
 
+def stored(out: Path, method: str, **changes: object) -> None:
+    """Let a method's run be finished."""
+    folder = out / "seed-0" / method
+    folder.mkdir(parents=True)
+    settings = metaworld.settings_of(method, PRESET, out / "bags", out / "seed-0" / "sft" / "checkpoint")
+    (folder / "result.json").write_text(json.dumps(result(GOOD[method], settings=to_dict(settings)) | changes))
+
+
 def test_methods_with_a_result_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for method in metaworld.METHODS[1:]:
-        folder = tmp_path / "seed-0" / method
-        folder.mkdir(parents=True)
-        (folder / "result.json").write_text(json.dumps(result(GOOD[method])))
+        stored(tmp_path, method)
     ran = []
 
     def work(self: metaworld._Slice, name: str, words: list[str]) -> None:
         ran.append(name)
         if words[0] == "train":
             assert words[-1] == str(tmp_path / "seed-0" / "sft")
-            (tmp_path / "seed-0" / "sft").mkdir()
-            (tmp_path / "seed-0" / "sft" / "result.json").write_text(json.dumps(result(GOOD["sft"])))
+            stored(tmp_path, "sft")
 
     monkeypatch.setattr(metaworld._Slice, "work", work)
     assert metaworld.run("cpu", tmp_path).figures["ire_vla_rl"] == 0.96
     assert ran == ["collect", "sft, seed 0"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"settings": {"seed": 3}}, r"seed-0/frozen was run with other settings \(bags, .*seed"),
+        ({"steps": {"00-stage0": {"init": "v1"}}}, r"seed-0/frozen started from checkpoint v1, stage 0 is now v0"),
+    ],
+)
+def test_results_of_something_else_are_refused(tmp_path: Path, monkeypatch, changes: dict, message: str):
+    for method in metaworld.METHODS:
+        stored(tmp_path, method, **(changes if method == "frozen" else {}))
+    monkeypatch.setattr(metaworld._Slice, "work", lambda self, name, words: None)
+    with pytest.raises(SettingsError, match=message):
+        metaworld.run("cpu", tmp_path)
 
 
 def test_a_method_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

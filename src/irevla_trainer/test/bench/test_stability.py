@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from irevla_trainer.bench.stability import Study, analyse, drawdown, ratio
+from irevla_policy.settings import SettingsError
+from irevla_trainer.bench.stability import Study, _claim, analyse, drawdown, ratio
 
 STUDY = Study(tasks=("one", "two"), seeds=5)
 
@@ -34,10 +35,18 @@ def test_learning_rates_are_chosen_on_a_seed_of_their_own():
     assert result.figures["drawdown_ratio_low"] > 1.0 and result.holds
 
 
-def test_ways_that_are_alike_do_not_hold():
-    result = analyse(STUDY, lambda way, task, factor, seed: [0.5, 0.4 - 0.01 * seed, 0.6], "abc")
+@pytest.mark.parametrize("fall", [0.0, 0.1])
+def test_ways_that_are_alike_do_not_hold(fall: float):
+    result = analyse(STUDY, lambda way, task, factor, seed: [0.5, 0.5 - fall - 0.1 * fall * seed, 0.6], "abc")
     assert result.figures["drawdown_ratio"] == pytest.approx(1.0)
     assert not result.holds
+
+
+def test_runs_of_another_checkpoint_are_refused(tmp_path):
+    _claim(tmp_path / "out", {"checkpoint": "a", "study": {"seeds": 5}})
+    _claim(tmp_path / "out", {"checkpoint": "a", "study": {"seeds": 5}})
+    with pytest.raises(SettingsError, match="holds the runs of another checkpoint; choose another folder"):
+        _claim(tmp_path / "out", {"checkpoint": "b", "study": {"seeds": 5}})
 
 
 def test_the_ratio_stays_finite_when_one_way_never_falls():
