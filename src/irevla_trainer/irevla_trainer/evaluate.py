@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,7 +93,7 @@ def evaluate(
         worlds: Run the episodes.
         tasks: Tasks and variations.
         seeds: One episode each, the same for every task; see `irevla_trainer.seeds`.
-        filmed: Of how many episodes per task the frames are kept.
+        filmed: Of how many successes and of how many failures per task the frames are kept: of those that end first.
         progress: Called after each episode with task, episodes of it that are done, and successes among them.
 
     Returns:
@@ -102,7 +103,7 @@ def evaluate(
         TaskError: No such task or variation.
     """
     requests = [EpisodeRequest(task.task, task.variation, seed) for task in tasks for seed in seeds]
-    films = {index: list[UInt8Image]() for index in range(len(requests)) if index % len(seeds) < filmed}
+    films = _Films(filmed, len(seeds))
     deciding = _Deciding(policy, films)
     outcomes: dict[int, EpisodeOutcome] = {}
     done = [[0, 0] for _ in tasks]
@@ -111,10 +112,9 @@ def evaluate(
             continue
         for row, index in enumerate(stepped.last.index):
             success = bool(stepped.terminated[stepped.index.index(index)])
-            if index in films:
-                films[index].append(_first_image(stepped.last, row))
+            films.show(index, stepped.last, row)
             steps = stepped.last.step[row]
-            outcomes[index] = EpisodeOutcome(requests[index].seed, success, steps, films.get(index, []))
+            outcomes[index] = EpisodeOutcome(requests[index].seed, success, steps, films.end(index, success))
             task = index // len(seeds)
             done[task][0] += 1
             done[task][1] += success
@@ -136,7 +136,7 @@ class _Looking:
 class _Deciding:
     """Decides for all running episodes in one batch; a chunk of actions is carried out before the next is asked for."""
 
-    def __init__(self, policy: VLAPolicy, films: dict[int, list[UInt8Image]]) -> None:
+    def __init__(self, policy: VLAPolicy, films: _Films) -> None:
         self._policy = policy
         self._films = films
         self._pending: dict[int, list[npt.NDArray[np.float64]]] = {}
@@ -148,8 +148,7 @@ class _Deciding:
             for index, chunk in zip(asked.index, self._act(asked), strict=True):
                 self._pending[index] = list(chunk)
         for row, index in enumerate(seen.index):
-            if index in self._films:
-                self._films[index].append(_first_image(seen, row))
+            self._films.show(index, seen, row)
         return np.stack([self._pending[index].pop(0) for index in seen.index]).astype(np.float32)
 
     def _act(self, seen: Seen) -> npt.NDArray[np.float64]:
@@ -161,5 +160,25 @@ class _Deciding:
         return self._policy.act(observations, seen.state)
 
 
-def _first_image(seen: Seen, row: int) -> UInt8Image:
-    return next(iter(seen.images.values()))[row].copy()
+class _Films:
+    """Frames of running episodes, and of so many successes and failures of every task."""
+
+    def __init__(self, wanted: int, seeds: int) -> None:
+        self._wanted, self._seeds = wanted, seeds
+        self._running: dict[int, list[UInt8Image]] = {}
+        self._kept: Counter[tuple[int, bool]] = Counter()
+
+    def show(self, index: int, seen: Seen, row: int) -> None:
+        """One frame of an episode, while its task has films to come."""
+        task = index // self._seeds
+        if min(self._kept[task, True], self._kept[task, False]) < self._wanted:
+            self._running.setdefault(index, []).append(next(iter(seen.images.values()))[row].copy())
+
+    def end(self, index: int, success: bool) -> list[UInt8Image]:
+        """The frames of an episode that has ended; none when there are enough of its kind."""
+        frames = self._running.pop(index, [])
+        kind = index // self._seeds, success
+        if not frames or self._kept[kind] >= self._wanted:
+            return []
+        self._kept[kind] += 1
+        return frames

@@ -102,9 +102,10 @@ def test_json_has_rate_interval_and_outcomes():
     assert result["outcomes"] == [True, False, True, False]
 
 
-def test_films_only_what_was_asked():
-    result = evaluate(EchoPolicy(), CountingWorlds(2), [EvaluationTask("open")], range(4), filmed=2)[0]
-    assert [len(episode.frames) for episode in result.episodes] == [4, 6, 0, 0]
+def test_films_the_first_success_and_the_first_failure_of_every_task():
+    tasks = [EvaluationTask("open"), EvaluationTask("close")]
+    for result in evaluate(EchoPolicy(), CountingWorlds(4), tasks, range(4), filmed=1):
+        assert [len(episode.frames) for episode in result.episodes] == [4, 6, 0, 0]
 
 
 def test_an_error_of_the_policy_is_not_swallowed():

@@ -30,8 +30,9 @@ import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from irevla_policy.durable import write_text
 from irevla_policy.settings import SettingsError, load, setting
 from irevla_policy.sim.tasks import TaskError, TaskFile, Variation, load_tasks
 
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="torch device of the policy (default: cpu)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     parser.add_argument(
-        "--video", type=Path, metavar="DIR", help="write an MP4 of the first episodes of each task there"
+        "--video", type=Path, metavar="DIR", help="write an MP4 of some successes and failures of each task there"
     )
 
 
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     check_fits(args.checkpoint, policy.robot, profile)
     with Worlds(profile, min(args.worlds, len(tasks) * len(seeds)), known, args.max_steps) as worlds:
         results = evaluate(
-            policy, worlds, tasks, seeds, filmed=3 if args.video else 0, progress=_Progress(args.episodes)
+            policy, worlds, tasks, seeds, filmed=2 if args.video else 0, progress=_Progress(args.episodes)
         )
     for result in results:
         print(f"{result.task!s:<32} {result.rate}", flush=True)
@@ -109,7 +110,8 @@ def run(args: argparse.Namespace) -> int:
             "purpose": args.purpose,
             "tasks": [result.to_json() for result in results],
         }
-        _write_json(args.json, document)
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        write_text(args.json, json.dumps(document, indent=2) + "\n")
     return 0
 
 
@@ -167,10 +169,3 @@ def _write_videos(folder: Path, results: list[TaskResult], rate: float) -> None:
         ]
         name = str(result.task).replace(":", "_")
         write_video(folder / f"{name}.mp4", side_by_side(clips), rate)
-
-
-def _write_json(path: Path, document: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(document, indent=2) + "\n")
-    partial.replace(path)
