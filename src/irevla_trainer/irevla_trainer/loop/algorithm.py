@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,10 @@ def train(run: RunFolder, settings: TrainFile, display: Display) -> dict[str, An
         return loop.run()
 
 
+_CACHE = "cache"
+"""Folder of decoded demonstrations, which a finished run has no more use for."""
+
+
 class _Loop:
     """The loop with what its stages share."""
 
@@ -80,7 +85,7 @@ class _Loop:
         self.evaluations: dict[str, Any] = {}
         self._open = contextlib.ExitStack()
         self._worlds: Worlds | None = None
-        self._experts: list[EpisodeArrays] | None = None
+        self.experts: list[EpisodeArrays] = []
 
     def __enter__(self) -> _Loop:
         return self
@@ -90,6 +95,9 @@ class _Loop:
 
     def run(self) -> dict[str, Any]:
         """Algorithm 1."""
+        if self.settings.needs_experts:
+            # What is missing in them would else be found out after hours.
+            self._read_experts()
         current = self._stage_0()
         self._evaluate(current)
         successes: list[Path] = []
@@ -152,6 +160,10 @@ class _Loop:
                 episode for path in folders for episode in Replay(path, stage1.successes, stage1.imitate).episodes()
             ]
             title = f"stage 2 {task}"
+            if not successes:
+                self.display.say(f"{title}: no success so far to learn from; goes on with the policy as it was")
+                self._keep(folder, policy)
+                return {"steps": 0, "success_episodes": 0}
             with self.display.updates(title) as progress, _named(f"{title} (settings stage2.sft)"):
                 account = stage_2(
                     policy,
@@ -212,7 +224,7 @@ class _Loop:
                 )
             films = {}
             for result in (result for members in results.values() for result in members):
-                for number, outcome in enumerate(result.episodes[: evaluation.filmed]):
+                for number, outcome in enumerate(outcome for outcome in result.episodes if outcome.frames):
                     path = folder / f"{_plain(result.task)}-{number}.mp4"
                     clip = Clip(str(result.task), outcome.frames, outcome.success)
                     write_video(path, side_by_side([clip]), self.profile.control_rate)
@@ -230,6 +242,7 @@ class _Loop:
             "settings": to_dict(self.settings),
         }
         self.folder.finish(result, checkpoint)
+        shutil.rmtree(self.folder.folder / _CACHE, ignore_errors=True)
         write_report(self.folder.folder)
         return result
 
@@ -245,25 +258,19 @@ class _Loop:
                     self.settings.worlds,
                     load_tasks(self.settings.task_file),
                     self.settings.max_steps,
+                    self.settings.deciding_threads,
                 )
             )
         return self._worlds
 
-    @property
-    def experts(self) -> list[EpisodeArrays]:
-        """D_e, read when it is first needed."""
-        if self._experts is None:
-            with self.display.bags() as progress:
-                dataset: Dataset = load_experts(
-                    self.settings.bags,
-                    self.settings.tasks.expert,
-                    self.profile,
-                    self.folder.folder / "cache",
-                    progress,
-                )
-            self._open.callback(dataset.close)
-            self._experts = list(dataset.episodes)
-        return self._experts
+    def _read_experts(self) -> None:
+        """D_e."""
+        with self.display.bags() as progress:
+            dataset: Dataset = load_experts(
+                self.settings.bags, self.settings.tasks.expert, self.profile, self.folder.folder / _CACHE, progress
+            )
+        self._open.callback(dataset.close)
+        self.experts = list(dataset.episodes)
 
     def _keep(self, folder: Path, policy: VLAPolicy) -> None:
         provenance = {"made_by": "irevla train", "origin": origin(), "settings": to_dict(self.settings)}

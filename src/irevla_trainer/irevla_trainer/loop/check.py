@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from irevla_policy.errors import UserError
@@ -12,10 +12,12 @@ from irevla_policy.model.device import require_device
 from irevla_policy.recording.storage import find_bags
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.settings import SettingsError
-from irevla_policy.sim.tasks import load_tasks
+from irevla_policy.sim.environment import WorldEnvironment
+from irevla_policy.sim.tasks import TaskFile, load_tasks
+from irevla_trainer.evaluate import EvaluationTask
 from irevla_trainer.loop.evaluation import tasks_of
 from irevla_trainer.loop.settings import TrainFile
-from irevla_trainer.rl.worlds import make_environment
+from irevla_trainer.rl.worlds import EpisodeRequest, make_environment
 
 
 def check(settings: TrainFile, file: Path) -> None:
@@ -34,12 +36,16 @@ def check(settings: TrainFile, file: Path) -> None:
         with _of(file, f"tasks.{category}"):
             for task in members:
                 tasks.variation(task.task, task.variation)
+    with _of(file, "tasks.unseen"):
+        _check_unseen(settings, tasks)
     with _of(file, "robot"):
         profile = load_profile(settings.robot)
         try:
-            make_environment(profile, tasks, settings.max_steps).close()
+            environment = make_environment(profile, tasks, settings.max_steps)
         except ValueError as error:
             raise SettingsError(str(error)) from error
+    with closing(environment), _of(file, "task_file"):
+        _check_scenes(settings, tasks, environment)
     with _of(file, "device"):
         require_device(settings.device)
     if settings.init:
@@ -57,6 +63,26 @@ def check(settings: TrainFile, file: Path) -> None:
                 raise SettingsError("expected at least one folder with demonstrations of the expert tasks")
             for folder in settings.bags:
                 find_bags(folder)
+
+
+def _check_unseen(settings: TrainFile, tasks: TaskFile) -> None:
+    """Refuse a learnt task among the unseen ones, under whichever of its names."""
+
+    def plain(names: Sequence[str]) -> set[tuple[str, str]]:
+        parsed = [EvaluationTask.parse(name) for name in names]
+        return {(tasks.task_name(task.task), task.variation) for task in parsed}
+
+    both = plain(settings.tasks.unseen) & plain((*settings.tasks.expert, *settings.tasks.rl))
+    if both:
+        raise SettingsError(f"{EvaluationTask(*min(both))} is learnt too, as one of the expert or rl tasks")
+
+
+def _check_scenes(settings: TrainFile, tasks: TaskFile, environment: WorldEnvironment) -> None:
+    """Make the scenes of variations that name bodies, which only a scene knows."""
+    for task in (task for members in tasks_of(settings.tasks).values() for task in members):
+        variation = tasks.variation(task.task, task.variation)
+        if variation.bodies or variation.colours:
+            environment.reset(**EpisodeRequest(task.task, task.variation, seed=0).reset())
 
 
 @contextmanager

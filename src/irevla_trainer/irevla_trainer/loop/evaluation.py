@@ -40,7 +40,7 @@ def evaluate_all(
         sets: The tasks.
         purpose: 'validation' or 'test': which seeds.
         episodes: Per task.
-        filmed: Episodes per task whose frames are kept.
+        filmed: Successes and failures per task whose frames are kept, of each.
         progress: Called after each episode with episodes done and in all.
 
     Returns:

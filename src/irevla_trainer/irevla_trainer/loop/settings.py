@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from irevla_policy.model.config import ModelSettings
 from irevla_policy.settings import SettingsError, setting
 from irevla_trainer.learn.settings import TRAINS, SftSettings
-from irevla_trainer.rl.settings import PpoSettings, SacfdSettings
+from irevla_trainer.rl.settings import LatentSettings, PpoSettings, SacfdSettings
 
 ALGORITHMS = ("ppo", "sacfd")
 
@@ -60,6 +60,7 @@ class Stage1Settings:
         "that the policy intended",
         choices=("intended", "executed"),
     )
+    latents: LatentSettings = setting(factory=LatentSettings, doc="How latents are stored")
     ppo: PpoSettings = setting(factory=PpoSettings, doc="Settings of PPO")
     sacfd: SacfdSettings = setting(factory=SacfdSettings, doc="Settings of SACfD")
 
@@ -85,7 +86,7 @@ class EvaluationSettings:
 
     validation_episodes: int = setting(10, "Episodes per task after every stage, on validation seeds", at_least=1)
     test_episodes: int = setting(50, "Episodes per task of the selected checkpoint, on test seeds", at_least=1)
-    filmed: int = setting(1, "Episodes per task that are filmed in the test", at_least=0)
+    filmed: int = setting(1, "Successes and failures per task that are filmed in the test, of each", at_least=0)
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,9 @@ class TrainFile:
     stage1: Stage1Settings = setting(factory=Stage1Settings, doc="Stage 1")
     stage2: Stage2Settings = setting(factory=Stage2Settings, doc="Stage 2")
     evaluation: EvaluationSettings = setting(factory=EvaluationSettings, doc="Evaluation")
-    worlds: int = setting(8, "Worlds, each in a process of its own", at_least=1)
+    worlds: int = setting(
+        16, "Worlds, each in a process of its own: half of them step while the model decides for the others", at_least=1
+    )
     max_steps: int | None = setting(
         None,
         "Decisions until an episode is given up, in learning and evaluation; the tasks' own numbers when left out",
@@ -112,6 +115,12 @@ class TrainFile:
     )
     device: str = setting("cpu", "Torch device")
     threads: int = setting(0, "Threads of the arithmetic; 0 for torch's choice", at_least=0)
+    deciding_threads: int = setting(
+        1,
+        "Threads of the arithmetic while worlds run, which need the other cores; 0 for as many as else, where a large "
+        "backbone on the CPU takes most of the time",
+        at_least=0,
+    )
     seed: int = setting(0, "Of weights, order, noise and episodes; one for all stages", at_least=0)
 
     def __post_init__(self) -> None:

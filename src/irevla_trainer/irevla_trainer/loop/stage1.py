@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from irevla_policy.durable import write_text
 from irevla_policy.errors import RunError
 from irevla_policy.model.policy import VLAPolicy
 from irevla_trainer.evaluate import EvaluationTask, evaluate
 from irevla_trainer.learn.training_state import TrainingState, read_state, write_state
 from irevla_trainer.loop.replay import Replay
-from irevla_trainer.loop.run import write_text
 from irevla_trainer.loop.settings import Stage1Settings
 from irevla_trainer.rl.algorithm import DivergedError, RlAlgorithm
 from irevla_trainer.rl.ppo import Ppo
@@ -38,6 +38,9 @@ from irevla_trainer.seeds import RANGES, episode_seeds
 
 _FIRST_SEED = 10_000
 """Training seeds below are those of demonstrations."""
+
+_FIRST_VALIDATION_SEED = 1_000
+"""Below are those by which the loop chooses among stages: the head that was best on them would look better there."""
 
 
 @dataclass
@@ -64,8 +67,8 @@ def make_algorithm(policy: VLAPolicy, settings: Stage1Settings, folder: Path) ->
         folder: For what the algorithm keeps on disk.
     """
     if settings.algorithm == "sacfd":
-        return Sacfd(policy, settings.sacfd, folder)
-    return Ppo(policy, settings.ppo, whole_model=settings.trains == "model")
+        return Sacfd(policy, settings.sacfd, settings.latents, folder)
+    return Ppo(policy, settings.ppo, settings.trains == "model", settings.latents, folder)
 
 
 def stage_1(
@@ -98,6 +101,11 @@ def stage_1(
         KeyboardInterrupt: Stopped by SIGINT; the same call repeats the iteration at hand and goes on.
     """
     return _Stage1(policy, task, worlds, settings, seed, folder, report).run(start)
+
+
+def validation_seeds(settings: Stage1Settings) -> range:
+    """Seeds of the episodes that stage 1 validates on; the loop's own validation has others."""
+    return episode_seeds("validation", settings.validation_episodes, _FIRST_VALIDATION_SEED)
 
 
 class _Stage1:
@@ -175,9 +183,9 @@ class _Stage1:
             key = self.settings.algorithm
             rates = getattr(self.settings, key)
             raise RunError(
-                f"stage 1 of {self.task}, iteration {self.progress.iteration + 1}: {error}; lower "
-                f"stage1.{key}.actor_learning_rate (now {rates.actor_learning_rate:g}) or critic_learning_rate (now "
-                f"{rates.critic_learning_rate:g}); the last good state is in {self.folder}"
+                f"stage 1 of {self.task}, iteration {self.progress.iteration + 1}: {error}; the last good state is in "
+                f"{self.folder}; start another run with a lower stage1.{key}.actor_learning_rate (now "
+                f"{rates.actor_learning_rate:g}) or critic_learning_rate (now {rates.critic_learning_rate:g})"
             ) from error
         return figures
 
@@ -202,7 +210,7 @@ class _Stage1:
 
     def _validate(self) -> float:
         """Success without noise on validation seeds."""
-        seeds = episode_seeds("validation", self.settings.validation_episodes)
+        seeds = validation_seeds(self.settings)
         return evaluate(self.policy, self.worlds, [self.task], seeds)[0].rate.value
 
     def _keep_best(self, success: float) -> None:

@@ -25,7 +25,9 @@ class StandInWorlds:
 
     success = staticmethod(by_chance)
 
-    def __init__(self, profile, count: int, tasks: TaskFile | None = None, max_steps: int | None = None) -> None:
+    def __init__(
+        self, profile, count: int, tasks: TaskFile | None = None, max_steps: int | None = None, threads: int = 1
+    ) -> None:
         self.profile, self.count, self.tasks = profile, count, tasks or load_tasks()
 
     def steps(self, task: str) -> int:

@@ -89,7 +89,8 @@ def test_from_bags_to_a_tested_checkpoint(train, tmp_path, capsys, monkeypatch):
     assert stage2["episodes"] == 3 + stage2["success_episodes"]
     assert {name: values["episodes"] for name, values in result["test"].items()} == {"expert": 6, "rl": 3, "unseen": 3}
     assert result["test"]["rl"]["tasks"]["drawer-open:blue"]["seeds"] == [2_000_000, 2_000_001, 2_000_002]
-    assert len(result["films"]) == 4
+    # A success and a failure of each of the four tasks.
+    assert sorted(result["films"].values()) == [False] * 4 + [True] * 4
     assert all((folder / film).stat().st_size for film in result["films"])
 
     selected = result["selected"]
@@ -113,6 +114,27 @@ def test_from_bags_to_a_tested_checkpoint(train, tmp_path, capsys, monkeypatch):
     assert "has finished already" in capsys.readouterr().out
     assert train() == 2
     assert "holds a finished run" in capsys.readouterr().err
+
+
+def test_every_task_starts_where_the_last_ended_and_learns_from_all_successes(train, tmp_path, monkeypatch):
+    starts, stage_1 = [], algorithm.stage_1
+
+    def seen(policy, *arguments):
+        starts.append({name: value.clone() for name, value in policy.state_dict().items()})
+        return stage_1(policy, *arguments)
+
+    monkeypatch.setattr(algorithm, "stage_1", seen)
+    rl = ["drawer-open:blue", "window-open:blue"]
+    assert train(tasks={"expert": ["drawer-open", "window-open"], "rl": rl}) == 0
+    steps = result_of(tmp_path / "run")["steps"]
+    names = [*STAGES, "02-stage1-window-open-blue", "02-stage2-window-open-blue"]
+    assert list(steps) == names
+    for start, before in zip(starts, (names[0], names[2]), strict=True):
+        loaded = load_checkpoint(tmp_path / "run" / "steps" / before / "checkpoint").state_dict()
+        assert all(value.equal(loaded[name]) for name, value in start.items())
+    kept = [steps[name]["kept_successes"] for name in (names[1], names[3])]
+    assert min(kept) > 0
+    assert [steps[name]["success_episodes"] for name in (names[2], names[4])] == [kept[0], sum(kept)]
 
 
 @pytest.mark.parametrize(
@@ -146,8 +168,12 @@ def test_from_a_checkpoint_and_with_a_backbone_that_stays(train, tmp_path, capsy
 def test_no_success_is_said_and_the_run_goes_on(train, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(StandInWorlds, "success", staticmethod(lambda request, actions: False))
     assert train() == 0
-    assert "stage 1 drawer-open:blue: no success in 8 episodes; goes on" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert "stage 1 drawer-open:blue: no success in 8 episodes; goes on" in errors
+    assert "stage 2 drawer-open:blue: no success so far to learn from; goes on with the policy as it was" in errors
     assert result_of(tmp_path / "run")["steps"][STAGES[2]]["success_episodes"] == 0
+    versions = {checkpoint_version(tmp_path / "run" / "steps" / name / "checkpoint") for name in STAGES}
+    assert len(versions) == 1
 
 
 def test_the_default_configuration_loads(tmp_path):
@@ -169,6 +195,7 @@ def tasks(**changes):
         (tasks(rl=["drawer-open:pink"]), "tasks.rl: no variation 'pink' of task 'drawer-open'"),
         (tasks(unseen=["drawer-opne"]), "tasks.unseen: no task 'drawer-opne'"),
         (tasks(rl=["window-open"], unseen=["window-open"]), "tasks: unseen: 'window-open' is learnt too"),
+        (tasks(unseen=["drawer-open-v3"]), "tasks.unseen: drawer-open is learnt too"),
         (tasks(rl=["window-open", "window-open"]), "tasks: rl: 'window-open' is named twice"),
         ({"task_file": "kitchen"}, "task_file: no tasks of world 'kitchen'"),
         ({"stage1": {"algorithm": "sacfd", "trains": "model"}}, "stage1: trains: sacfd learns from stored latents"),
@@ -195,6 +222,25 @@ def test_bad_input_is_one_line_and_leaves_no_folder(train, tmp_path, capsys, cha
     if "no demonstration" not in message:
         assert len(lines) == 1
         assert f"{tmp_path / 'train.yaml'}: " in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_demonstrations_are_found_before_anything_is_learnt(train, tmp_path, capsys, monkeypatch):
+    """Also where they are needed for stage 2 alone."""
+    save_checkpoint(tmp_path / "start", VLAPolicy.create(ModelSettings(), RobotFacts.of(PROFILE)))
+    monkeypatch.setattr(algorithm, "stage_1", lambda *arguments: pytest.fail("stage 1 has begun"))
+    changes = tasks(expert=["drawer-open", "door-open"], rl=["drawer-open:blue"])
+    assert train(init=str(tmp_path / "start"), **changes) == 2
+    assert "no demonstration of the expert task door-open" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_variation_of_bodies_that_do_not_exist_is_found_first(train, tmp_path, capsys):
+    world = yaml.safe_load((ROOT / "config" / "tasks" / "metaworld.yaml").read_text())
+    world["variations"]["odd"] = {"colours": {"drawr": [1.0, 0.0, 0.0, 1.0]}}
+    (tmp_path / "odd.yaml").write_text(yaml.safe_dump(world))
+    assert train(task_file=str(tmp_path / "odd.yaml"), **tasks(rl=["drawer-open:odd"])) == 2
+    assert "task_file: variation 'odd' of task 'drawer-open': colours: " in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
