@@ -64,6 +64,8 @@ def paired_difference(
 ) -> tuple[float, float, float]:
     """Difference of two success rates on the same seeds, with a percentile bootstrap interval.
 
+    The interval is about these two policies: what another training seed would have given is not in it.
+
     Args:
         before: Success of every episode of the first policy, in order of the seeds.
         after: Success of the second policy on the same seeds.
@@ -79,8 +81,12 @@ def paired_difference(
     """
     if len(before) != len(after) or not before:
         raise ValueError(f"expected as many episodes before as after, found {len(before)} and {len(after)}")
-    difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
-    picks = np.random.default_rng(seed).integers(0, len(difference), size=(resamples, len(difference)))
-    means = difference[picks].mean(axis=1)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(difference.mean()), float(low), float(high)
+    count = len(before)
+    worse = sum(bool(one) and not other for one, other in zip(before, after, strict=True))
+    better = sum(bool(other) and not one for one, other in zip(before, after, strict=True))
+    # A pair differs by -1, 0 or 1: a resample of the pairs is a draw of how many there are of each.
+    drawn = np.random.default_rng(seed).multinomial(
+        count, [worse / count, better / count, (count - worse - better) / count], size=resamples
+    )
+    low, high = np.quantile((drawn[:, 1] - drawn[:, 0]) / count, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return (better - worse) / count, float(low), float(high)

@@ -68,9 +68,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not value > 0:
-        raise argparse.ArgumentTypeError(f"expected a time above 0 s, found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a time above 0, found {text!r}")
     return value
 
 

@@ -117,6 +117,7 @@ class _Run:
         self.optimizer = self._make_optimizer()
         self.average = {name: p.detach().clone() for name, p in self.weights.items()} if settings.average else {}
         self.step, self.seconds = 0, 0.0
+        self._ordered, self._order = -1, np.zeros(0, dtype=np.int64)
         self.losses: list[float] = []
         self.last_loss = math.nan
         self.validation_loss: float | None = None
@@ -166,8 +167,10 @@ class _Run:
 
     def _indices(self, step: int) -> npt.NDArray[np.int64]:
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = self.training.order(np.random.default_rng([self.settings.seed, 0, epoch]))
-        return order[place * self.batch_size : (place + 1) * self.batch_size]
+        if epoch != self._ordered:
+            self._ordered = epoch
+            self._order = self.training.order(np.random.default_rng([self.settings.seed, 0, epoch]))
+        return self._order[place * self.batch_size : (place + 1) * self.batch_size]
 
     def _update(self, batch: TrainingBatch) -> None:
         # Dropout draws from torch's generator: tied to the step, it needs no state of its own on the disk.

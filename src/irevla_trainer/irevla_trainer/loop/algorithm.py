@@ -203,7 +203,8 @@ class _Loop:
         self.evaluations[step] = self.folder.step(name, work)["categories"]
         if not known:
             write_report(self.folder.folder)
-        self.display.evaluation(step, self.evaluations[step])
+        decisions = sum(account["decisions"] for done, account in self.accounts.items() if "-stage1-" in done)
+        self.display.evaluation(step, self.evaluations[step], None if known else decisions)
 
     def _result(self) -> dict[str, Any]:
         # Of equals the latest: it has learnt from more.

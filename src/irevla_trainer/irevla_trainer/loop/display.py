@@ -27,7 +27,6 @@ class Display:
 
     def __init__(self, folder: Path) -> None:
         self._writer = SummaryWriter(str(folder / "tensorboard"))
-        self._decisions = 0
 
     def __enter__(self) -> Display:
         return self
@@ -83,16 +82,22 @@ class Display:
         with _Bar(title, "episode") as bar:
             yield bar.show
 
-    def evaluation(self, step: str, categories: dict[str, Any]) -> None:
-        """The outcome of an evaluation."""
+    def evaluation(self, step: str, categories: dict[str, Any], decisions: int | None) -> None:
+        """The outcome of an evaluation.
+
+        Args:
+            step: What was evaluated.
+            categories: Category to its success.
+            decisions: By reinforcement learning until then; None for an outcome that is known from an earlier process.
+        """
         shown = "  ".join(
             f"{name} {values['success']:.2f} [{values['low']:.2f}, {values['high']:.2f}]"
             for name, values in categories.items()
         )
         self.say(f"{step}: {shown}")
-        for name, values in categories.items():
-            self._scalar(f"validation/{name}", values["success"], self._decisions)
-        self._decisions += 1
+        if decisions is not None:
+            for name, values in categories.items():
+                self._scalar(f"validation/{name}", values["success"], decisions)
 
     def _scalar(self, name: str, value: float, step: int) -> None:
         self._writer.add_scalar(name.replace(" ", "_").replace(":", "-"), value, step)

@@ -55,7 +55,8 @@ def test_scalars_are_there_for_tensorboard(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with Display(tmp_path) as display:
-        display.evaluation("00-stage0", {"rl": {"success": 0.25, "low": 0.1, "high": 0.4}})
-        display.evaluation("01-stage1", {"rl": {"success": 0.75, "low": 0.6, "high": 0.9}})
+        display.evaluation("00-stage0", {"rl": {"success": 0.25, "low": 0.1, "high": 0.4}}, 0)
+        display.evaluation("01-stage1", {"rl": {"success": 0.75, "low": 0.6, "high": 0.9}}, 2400)
+        display.evaluation("01-stage1", {"rl": {"success": 0.75, "low": 0.6, "high": 0.9}}, None)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [event.value for event in events.Scalars("validation/rl")] == [0.25, 0.75]
+    assert [(event.step, event.value) for event in events.Scalars("validation/rl")] == [(0, 0.25), (2400, 0.75)]
