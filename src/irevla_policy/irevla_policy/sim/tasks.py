@@ -79,7 +79,9 @@ class Task:
     """One task."""
 
     instructions: tuple[str, ...] = setting(doc="Ways to ask for it; the seed of an episode picks one")
-    max_steps: int | None = setting(None, "Decisions until an episode is given up; the world's default when left out")
+    max_steps: int | None = setting(
+        None, "Decisions until an episode is given up; the world's default when left out", at_least=1, at_most=1000
+    )
     variations: dict[str, Variation] = setting(factory=dict, doc="Variations of this task only, by name")
 
     def __post_init__(self) -> None:
@@ -95,7 +97,7 @@ class TaskFile:
 
     world: str = setting(doc="Name of the world")
     tasks: dict[str, Task] = setting(doc="The tasks by name")
-    max_steps: int = setting(60, "Decisions until an episode is given up", at_least=1)
+    max_steps: int = setting(60, "Decisions until an episode is given up", at_least=1, at_most=1000)
     mesh_cell: float = setting(
         0.0,
         "Vertices of visual meshes this close together are drawn as one, which software renders faster; 0 draws all",

@@ -159,7 +159,8 @@ class _Stage1:
         requests = self._requests(draw)
         limit = sum(self.worlds.steps(request.task) + 1 for request in requests)
         store = self.algorithm.store(limit)
-        rollout = collect(self.worlds, requests, self.policy, store, self.algorithm.std, int(draw.integers(2**31)))
+        noise = self.algorithm.std, int(draw.integers(2**31)), self.algorithm.noise_correlation
+        rollout = collect(self.worlds, requests, self.policy, store, *noise)
         self.replay.add(progress.iteration, rollout.trajectories)
         figures = self._learn(rollout, int(draw.integers(2**31)))
         self._count(rollout)

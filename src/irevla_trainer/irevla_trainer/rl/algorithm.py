@@ -19,7 +19,8 @@ class RlAlgorithm(Protocol):
     """Improves a policy in place, from rollout to rollout.
 
     while not converged:
-        rollout = collect(worlds, requests, policy, algorithm.store(decisions), algorithm.std, seed)
+        noise = algorithm.std, seed, algorithm.noise_correlation
+        rollout = collect(worlds, requests, policy, algorithm.store(decisions), *noise)
         algorithm.learn(rollout, seed)
     """
 
@@ -30,6 +31,10 @@ class RlAlgorithm(Protocol):
     @property
     def std(self) -> float:
         """Standard deviation of the exploration noise on normalised actions."""
+
+    @property
+    def noise_correlation(self) -> float:
+        """Correlation of the noise of two decisions in a row."""
 
     def store(self, decisions: int) -> LatentStore | ImageStore:
         """Where the next rollout puts what it sees; `decisions` bounds how much that is."""

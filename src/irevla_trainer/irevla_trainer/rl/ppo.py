@@ -1,11 +1,13 @@
 """Proximal policy optimisation (Schulman et al. 2017) on stored observations.
 
-    collect whole episodes with a ~ N(mu(h), std^2)
+    collect whole episodes with a ~ N(mu(h), std^2), the noise of successive decisions correlated
     V(h) for every latent, advantages by GAE
     for each epoch, for each minibatch:
         ratio = pi(a|h) / pi_old(a|h)
         loss = -min(ratio A, clip(ratio, 1 - c, 1 + c) A) + w_v (V(h) - return)^2
         stop when KL(pi_old || pi) exceeds its limit
+
+pi is the density of each decision by itself, as for the coloured noise of Hollenstein et al. 2024.
 
 With a `LatentStore` only the heads learn (stage 1 of iRe-VLA); with an `ImageStore` the backbone learns too.
 """
@@ -78,6 +80,11 @@ class Ppo:
     def std(self) -> float:
         """Standard deviation of the exploration noise on normalised actions."""
         return self.settings.noise
+
+    @property
+    def noise_correlation(self) -> float:
+        """Correlation of the noise of two decisions in a row."""
+        return self.settings.noise_correlation
 
     def store(self, decisions: int) -> LatentStore | ImageStore:
         """An empty store for what a rollout sees."""

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.signal import lfilter
 
 from irevla_policy.model.policy import Latent, VLAPolicy
 from irevla_trainer.rl.latents import ImageStore, Indices, LatentStore, encode
 from irevla_trainer.rl.worlds import EpisodeRequest, Seen, Worlds
 
 Float = npt.NDArray[np.float32]
+
+_STEPS = 1024
+"""More decisions than an episode has; noise is drawn for all at once, one generator an episode."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +106,14 @@ def collect(
     observations: LatentStore | ImageStore,
     std: float,
     seed: int,
+    correlation: float = 0.0,
     keep_trajectories: bool = True,
     progress: Callable[[int], None] = lambda decisions: None,
 ) -> Rollout:
     """Run a policy on episodes, with Gaussian noise on its normalised actions.
 
-    The noise of an episode follows from `seed` and the seed of its request alone.
+    The noise of an episode follows from `seed` and the seed of its request alone. It is a stationary autoregressive
+    process: of every decision by itself its distribution is N(0, std^2), whatever the correlation.
 
     Args:
         worlds: Run the episodes.
@@ -115,6 +122,7 @@ def collect(
         observations: Where to put what is seen: a `LatentStore` sees every image pass the backbone once.
         std: Standard deviation of the noise; 0 for none.
         seed: Of the noise.
+        correlation: Of the noise of two decisions in a row, in [0, 1).
         keep_trajectories: Whether to keep the images of successful episodes.
         progress: Called after every common step with the number of decisions.
 
@@ -125,7 +133,8 @@ def collect(
         raise ValueError(
             f"chunk: reinforcement learning takes one action at a time, the policy predicts {policy.settings.chunk}"
         )
-    actor = _Actor(policy, observations, std, seed, requests, keep_trajectories)
+    noise = partial(_noise, seed, correlation)
+    actor = _Actor(policy, observations, std, noise, requests, keep_trajectories)
     policy.eval()
     for stepped in worlds.episodes(requests, actor.decide):
         for place, index in enumerate(stepped.index):
@@ -136,6 +145,14 @@ def collect(
     return actor.rollout()
 
 
+def _noise(seed: int, correlation: float, episode_seed: int, action_dim: int) -> Float:
+    """Noise of standard deviation 1 for all decisions of an episode, `[_STEPS, a]`."""
+    fresh = np.random.default_rng([seed, episode_seed]).standard_normal((_STEPS, action_dim), dtype=np.float32)
+    fresh[1:] *= (1.0 - correlation**2) ** 0.5
+    # e_t = c e_t-1 + sqrt(1 - c^2) z_t
+    return np.asarray(lfilter([1.0], [1.0, -correlation], fresh, axis=0), dtype=np.float32)
+
+
 class _Actor:
     """Decides for all running episodes in one batch and remembers what it saw and did."""
 
@@ -144,11 +161,11 @@ class _Actor:
         policy: VLAPolicy,
         observations: LatentStore | ImageStore,
         std: float,
-        seed: int,
+        noise: Callable[[int, int], Float],
         requests: Sequence[EpisodeRequest],
         keep: bool,
     ) -> None:
-        self.policy, self.observations, self.std, self.seed, self.keep = policy, observations, std, seed, keep
+        self.policy, self.observations, self.std, self.noise, self.keep = policy, observations, std, noise, keep
         self.requests = list(requests)
         self.episodes: dict[int, _Episode] = {}
         self.decisions = 0
@@ -194,10 +211,7 @@ class _Actor:
 
     def _episode(self, index: int, action_dim: int) -> _Episode:
         if index not in self.episodes:
-            request = self.requests[index]
-            random = np.random.default_rng([self.seed, request.seed])
-            steps = 1024  # more than an episode has; drawn at once, one generator an episode
-            self.episodes[index] = _Episode(random.standard_normal((steps, action_dim), dtype=np.float32))
+            self.episodes[index] = _Episode(self.noise(self.requests[index].seed, action_dim))
         return self.episodes[index]
 
     def rollout(self) -> Rollout:

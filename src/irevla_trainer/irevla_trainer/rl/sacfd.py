@@ -119,6 +119,11 @@ class Sacfd:
         """Standard deviation of the exploration noise on normalised actions."""
         return float(self.log_std.detach().exp())
 
+    @property
+    def noise_correlation(self) -> float:
+        """Correlation of the noise of two decisions in a row."""
+        return self.settings.noise_correlation
+
     def store(self, decisions: int) -> LatentStore:
         """An empty store for what a rollout sees; `learn` copies from it."""
         return store_of_rollout(decisions, self._latents, self._folder, self.policy.device)

@@ -25,6 +25,13 @@ class PpoSettings:
     noise: float = setting(
         0.3, "Standard deviation of the exploration noise on normalised actions", above=0.0, at_most=10.0
     )
+    noise_correlation: float = setting(
+        0.7,
+        "Correlation of the noise of two decisions in a row: noise that lasts takes the hand elsewhere, that of single "
+        "decisions averages out",
+        at_least=0.0,
+        at_most=0.99,
+    )
     gamma: float = setting(0.98, "Discount factor", above=0.0, at_most=1.0)
     gae_lambda: float = setting(0.95, "Lambda of generalised advantage estimation", at_least=0.0, at_most=1.0)
     clip: float = setting(0.2, "Clipping of the probability ratio", above=0.0)
@@ -43,7 +50,7 @@ class PpoSettings:
         at_least=0.0,
     )
     kl_stop: float = setting(0.1, "Divergence from the rollout's policy at which an iteration's updates end", above=0.0)
-    warmup: int = setting(2, "First iterations, in which only the critic learns", at_least=0)
+    warmup: int = setting(1, "First iterations, in which only the critic learns", at_least=0)
     gradient_clip: float = setting(0.5, "Largest norm of the gradient", above=0.0)
 
 
@@ -69,6 +76,9 @@ class SacfdSettings:
         "Standard deviation of the policy on normalised actions; where it learns starts there",
         above=0.0,
         at_most=10.0,
+    )
+    noise_correlation: float = setting(
+        0.7, "Correlation of the noise of two decisions in a row of a rollout", at_least=0.0, at_most=0.99
     )
     temperature: float = setting(
         0.0, "Weight of the entropy; 0 maximises the plain return and keeps the noise as it is", at_least=0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -69,6 +70,27 @@ def test_noise_follows_from_its_seed(worlds, policy):
     # That of an episode does not depend on the others.
     alone = noise(rollout(worlds, policy, REQUESTS[1:2]))
     np.testing.assert_allclose(alone, one[STEPS : 2 * STEPS], atol=1e-4)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.7])
+def test_noise_of_decisions_in_a_row_is_correlated_and_as_large_as_any(policy, correlation):
+    steps, index = 100, list(range(16))
+
+    def long_episodes(requests, decide):
+        for step in range(steps):
+            decide(replace(seen_at(0, index), step=[step] * len(index)))
+            last = step == steps - 1
+            yield Stepped(index, np.zeros(16, bool), np.full(16, last), seen_at(1, index) if last else None)
+
+    requests = [EpisodeRequest("reach", "", seed) for seed in index]
+    worlds = SimpleNamespace(episodes=long_episodes)
+    part = collect(worlds, requests, policy, LatentStore(2000), 0.3, 7, correlation)
+    noise = ((part.action - part.mean) / 0.3).reshape(16, steps, -1)
+    assert noise.std() == pytest.approx(1.0, abs=0.08)
+    assert noise[:, 0].std() == pytest.approx(1.0, abs=0.25)
+    for apart in (1, 2):
+        products = noise[:, apart:] * noise[:, :-apart]
+        assert products.mean() / noise.var() == pytest.approx(correlation**apart, abs=0.05)
 
 
 def test_no_noise_takes_the_mean(worlds, policy):
