@@ -62,7 +62,7 @@ class Sizes:
         blip2_episodes: Of a rollout of the BLIP-2-sized model on a GPU.
     """
 
-    worlds: int = 8
+    worlds: int = 16
     episodes: int = PpoSettings().episodes
     rounds: int = 2
     decisions: int = 1024

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--robot", default="sawyer", help="robot profile, name or file (default: sawyer)")
     parser.add_argument("--max-steps", type=int, help="decisions until an episode is given up (default: the task's)")
-    parser.add_argument("--worlds", type=int, default=4, help="episodes at a time (default: 4)")
+    parser.add_argument("--worlds", type=int, default=8, help="episodes at a time (default: 8)")
     parser.add_argument("--device", default="cpu", help="torch device of the policy (default: cpu)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     parser.add_argument(
