@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from irevla_trainer.learn.sft import TrainingError
 from irevla_trainer.loop.display import Display
 from irevla_trainer.loop.evaluation import evaluate_all, score, summary
 from irevla_trainer.loop.experts import load_experts
-from irevla_trainer.loop.replay import Replay
+from irevla_trainer.loop.replay import Replay, Success
 from irevla_trainer.loop.report import write_report
 from irevla_trainer.loop.run import RunFolder
 from irevla_trainer.loop.settings import TrainFile
@@ -104,7 +104,7 @@ class _Loop:
         learnt_tasks = self.settings.tasks.rl if self.settings.stage1.enabled else ()
         for number, text in enumerate(learnt_tasks, start=1):
             task = EvaluationTask.parse(text)
-            learnt = self._stage_1(number, task, current)
+            learnt = self._stage_1(number, task, current, successes)
             successes.append(self.folder.path(learnt) / "successes")
             self._evaluate(learnt)
             current = learnt
@@ -136,12 +136,19 @@ class _Loop:
         facts = RobotFacts.of(self.profile)
         return self._step("00-stage0", work)
 
-    def _stage_1(self, number: int, task: EvaluationTask, before: str) -> str:
+    def _stage_1(self, number: int, task: EvaluationTask, before: str, folders: Sequence[Path]) -> str:
         def work(folder: Path) -> dict[str, Any]:
             policy = self._load(before)
             with self.display.iterations(f"stage 1 {task}", self.settings.stage1) as report:
                 account = stage_1(
-                    policy, task, self.worlds, self.settings.stage1, self.settings.seed * 1000 + number, folder, report
+                    policy,
+                    task,
+                    self.worlds,
+                    self.settings.stage1,
+                    self.settings.seed * 1000 + number,
+                    folder,
+                    report,
+                    rehearsed=[*self.experts, *self._successes(folders)],
                 )
             if not account["successes"]:
                 self.display.say(
@@ -155,10 +162,7 @@ class _Loop:
     def _stage_2(self, number: int, task: EvaluationTask, before: str, folders: list[Path]) -> str:
         def work(folder: Path) -> dict[str, Any]:
             policy = self._load(before)
-            stage1 = self.settings.stage1
-            successes = [
-                episode for path in folders for episode in Replay(path, stage1.successes, stage1.imitate).episodes()
-            ]
+            successes = self._successes(folders)
             title = f"stage 2 {task}"
             if not successes:
                 self.display.say(f"{title}: no success so far to learn from; goes on with the policy as it was")
@@ -178,6 +182,11 @@ class _Loop:
             return account | {"success_episodes": len(successes)}
 
         return self._step(f"{number:02d}-stage2-{_plain(task)}", work)
+
+    def _successes(self, folders: Sequence[Path]) -> list[Success]:
+        """D_RL of the tasks whose folders these are."""
+        stage1 = self.settings.stage1
+        return [episode for path in folders for episode in Replay(path, stage1.successes, stage1.imitate).episodes()]
 
     def _step(self, name: str, work: Callable[[Path], dict[str, Any]]) -> str:
         self.accounts[name] = self.folder.step(name, work)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from irevla_policy.durable import write_text
 from irevla_policy.errors import RunError
 from irevla_policy.model.policy import VLAPolicy
 from irevla_trainer.evaluate import EvaluationTask, evaluate
+from irevla_trainer.learn.decisions import Decisions, EpisodeArrays
 from irevla_trainer.learn.training_state import TrainingState, read_state, write_state
 from irevla_trainer.loop.replay import Replay
 from irevla_trainer.loop.settings import Stage1Settings
@@ -58,17 +59,21 @@ class _Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def make_algorithm(policy: VLAPolicy, settings: Stage1Settings, folder: Path) -> RlAlgorithm:
+def make_algorithm(
+    policy: VLAPolicy, settings: Stage1Settings, folder: Path, rehearsed: Sequence[EpisodeArrays] = ()
+) -> RlAlgorithm:
     """The algorithm that the settings name, with a new critic.
 
     Args:
         policy: Learns in place.
         settings: Of the stage.
         folder: For what the algorithm keeps on disk.
+        rehearsed: D_e and D_RL of earlier tasks.
     """
     if settings.algorithm == "sacfd":
         return Sacfd(policy, settings.sacfd, settings.latents, folder)
-    return Ppo(policy, settings.ppo, settings.trains == "model", settings.latents, folder)
+    decisions = Decisions(rehearsed, policy.robot.cameras)
+    return Ppo(policy, settings.ppo, settings.trains == "model", settings.latents, folder, decisions)
 
 
 def stage_1(
@@ -80,6 +85,7 @@ def stage_1(
     folder: Path,
     report: Callable[[dict[str, float]], None] = lambda figures: None,
     start: float | None = None,
+    rehearsed: Sequence[EpisodeArrays] = (),
 ) -> dict[str, Any]:
     """Improve a policy in place on one task; continues from the state in `folder`.
 
@@ -92,6 +98,7 @@ def stage_1(
         folder: Holds the state while the stage runs, `metrics.jsonl`, and D_RL of this task in `successes`.
         report: Called after each iteration with its figures.
         start: Success of the policy as it is on the validation seeds, where it is known; measured when left out.
+        rehearsed: D_e and D_RL of earlier tasks, for algorithms that imitate beside.
 
     Returns:
         decisions, episodes, successes, before and after (success on validation seeds), ended (why).
@@ -100,7 +107,7 @@ def stage_1(
         RunError: A loss or a weight is not finite; the folder keeps the state before the iteration.
         KeyboardInterrupt: Stopped by SIGINT; the same call repeats the iteration at hand and goes on.
     """
-    return _Stage1(policy, task, worlds, settings, seed, folder, report).run(start)
+    return _Stage1(policy, task, worlds, settings, seed, folder, report, rehearsed).run(start)
 
 
 def validation_seeds(settings: Stage1Settings) -> range:
@@ -118,12 +125,13 @@ class _Stage1:
         seed: int,
         folder: Path,
         report: Callable[[dict[str, float]], None],
+        rehearsed: Sequence[EpisodeArrays],
     ) -> None:
         self.policy, self.task, self.worlds, self.settings = policy, task, worlds, settings
         self.seed, self.folder, self.report = seed, folder, report
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.algorithm = make_algorithm(policy, settings, folder / "algorithm")
+            self.algorithm = make_algorithm(policy, settings, folder / "algorithm", rehearsed)
         self.learnt = {name: p for name, p in policy.named_parameters() if p.requires_grad}
         self.best = self._weights()
         self.progress = _Progress()

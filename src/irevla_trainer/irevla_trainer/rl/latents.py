@@ -158,18 +158,16 @@ class LatentStore:
         return torch.from_numpy(self._file).view(self.dtype).view(shape)
 
 
-def store_of_rollout(
-    decisions: int, settings: LatentSettings, folder: Path | None, device: torch.device
-) -> LatentStore:
-    """An empty store for the latents of one rollout.
+def new_store(decisions: int, settings: LatentSettings, folder: Path | None, device: torch.device) -> LatentStore:
+    """An empty store.
 
     Args:
         decisions: Bound on their number.
-        settings: How they are stored.
-        folder: For files.
+        settings: How latents are stored.
+        folder: For the file, where they are stored in one.
         device: Where latents are handed out.
     """
-    place = folder / "rollout" if folder is not None and settings.on_disk else None
+    place = folder if settings.on_disk else None
     return LatentStore(decisions, getattr(torch, settings.dtype), place, device)
 
 

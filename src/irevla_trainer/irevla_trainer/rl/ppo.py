@@ -4,10 +4,11 @@
     V(h) for every latent, advantages by GAE
     for each epoch, for each minibatch:
         ratio = pi(a|h) / pi_old(a|h)
-        loss = -min(ratio A, clip(ratio, 1 - c, 1 + c) A) + w_v (V(h) - return)^2
+        loss = -min(ratio A, clip(ratio, 1 - c, 1 + c) A) + w_v (V(h) - return)^2 + w_r (mu(h_r) - a_r)^2
         stop when KL(pi_old || pi) exceeds its limit
 
-pi is the density of each decision by itself, as for the coloured noise of Hollenstein et al. 2024.
+(h_r, a_r) are rehearsed: demonstrations and earlier successes. pi is the density of each decision by itself, as for
+the coloured noise of Hollenstein et al. 2024.
 
 With a `LatentStore` only the heads learn (stage 1 of iRe-VLA); with an `ImageStore` the backbone learns too.
 """
@@ -22,9 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from irevla_policy.model.policy import Latent, VLAPolicy
+from irevla_trainer.learn.decisions import Decisions
 from irevla_trainer.rl.advantage import generalised_advantages
 from irevla_trainer.rl.algorithm import DivergedError
-from irevla_trainer.rl.latents import ImageStore, Indices, LatentStore, store_of_rollout
+from irevla_trainer.rl.latents import ImageStore, Indices, LatentStore, new_store
+from irevla_trainer.rl.rehearsal import Rehearsal, rehearse
 from irevla_trainer.rl.rollout import Rollout
 from irevla_trainer.rl.settings import LatentSettings, PpoSettings
 
@@ -41,6 +44,7 @@ class Ppo:
         whole_model: Train the backbone as well (PPO-Replay, for comparison) instead of the heads alone.
         latents: How they are stored.
         folder: For their files.
+        rehearsed: What is imitated beside, if the settings give it a weight.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Ppo:
         whole_model: bool = False,
         latents: LatentSettings | None = None,
         folder: Path | None = None,
+        rehearsed: Decisions | None = None,
     ) -> None:
         self.policy, self.settings, self.whole_model = policy, settings, whole_model
         self._latents, self._folder = latents or LatentSettings(), folder
@@ -68,6 +73,9 @@ class Ppo:
             groups.append(
                 {"name": "backbone", "params": policy.backbone.tunable(), "lr": settings.backbone_learning_rate}
             )
+        self.rehearsal: Rehearsal | None = None
+        if rehearsed is not None and len(rehearsed) and settings.rehearsal_weight:
+            self.rehearsal = rehearse(policy, rehearsed, self._store(len(rehearsed), "rehearsal"))
         self.optimizer = torch.optim.Adam(groups, eps=1e-5, fused=True)
         self.learnt = [parameter for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
 
@@ -88,9 +96,12 @@ class Ppo:
 
     def store(self, decisions: int) -> LatentStore | ImageStore:
         """An empty store for what a rollout sees."""
+        return self._store(decisions, "rollout")
+
+    def _store(self, decisions: int, name: str) -> LatentStore | ImageStore:
         if self.whole_model:
             return ImageStore(self.policy)
-        return store_of_rollout(decisions, self._latents, self._folder, self.policy.device)
+        return new_store(decisions, self._latents, self._folder and self._folder / name, self.policy.device)
 
     def learn(self, rollout: Rollout, seed: int) -> dict[str, float]:
         """One iteration of updates.
@@ -101,7 +112,8 @@ class Ppo:
 
         Returns:
             Figures: policy_loss, value_loss, value_error (root mean square, before the updates), explained_variance,
-            kl (at the end), clipped (share of ratios), updates (of the policy), pace (factor on its learning rates).
+            kl (at the end), clipped (share of ratios), updates (of the policy), pace (factor on its learning rates),
+            imitation (mean squared distance to what is rehearsed).
 
         Raises:
             DivergedError: A loss is not finite; the policy is as before the update that gave it.
@@ -187,7 +199,8 @@ class Ppo:
     ) -> dict[str, float]:
         settings, device = self.settings, self.policy.device
         tensors = [torch.from_numpy(array).to(device) for array in (rollout.action, rollout.mean, advantage, returns)]
-        history: dict[str, list[float]] = {"policy_loss": [], "value_loss": [], "kl": [], "clipped": []}
+        names = ("policy_loss", "value_loss", "kl", "clipped", *(["imitation"] if self.rehearsal else []))
+        history: dict[str, list[float]] = {name: [] for name in names}
         critic_only = warm
         observations = self._settled(rollout.observations) if warm else rollout.observations
         for batch in minibatches(len(rollout), settings.minibatch, settings.epochs, random):
@@ -196,6 +209,10 @@ class Ppo:
             loss, figures = self._loss(
                 latent, action, old_mean, batch_advantage, batch_returns, rollout.std, critic_only
             )
+            if self.rehearsal is not None and not critic_only:
+                imitation = self._imitation(self.rehearsal, len(batch), random)
+                figures["imitation"] = float(imitation.detach())
+                loss = loss + settings.rehearsal_weight * imitation
             if figures.get("kl", 0.0) > settings.kl_stop:
                 # Far enough from where the data came from: the critic alone goes on.
                 history["kl"] = [figures["kl"]]
@@ -217,6 +234,10 @@ class Ppo:
         # What the last pass saw: how far the policy came.
         last = history["kl"][-max(round(len(rollout) / settings.minibatch), 1) :]
         return averaged | {"kl": float(np.mean(last)) if last else 0.0, "updates": float(len(history["policy_loss"]))}
+
+    def _imitation(self, rehearsal: Rehearsal, count: int, random: np.random.Generator) -> Tensor:
+        latent, action = rehearsal.batch(count, random)
+        return (self.policy.action_from_latent(latent)[:, 0] - action).square().mean()
 
     def _settled(self, observations: LatentStore | ImageStore) -> LatentStore:
         """What the critic alone goes on with: its backbone stays as it is, so every image passes it once."""

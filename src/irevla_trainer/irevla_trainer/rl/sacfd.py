@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from irevla_policy.model.policy import Latent, VLAPolicy
 from irevla_trainer.rl.algorithm import DivergedError
 from irevla_trainer.rl.critics import CriticEnsemble
-from irevla_trainer.rl.latents import LatentStore, concatenated, store_of_rollout
+from irevla_trainer.rl.latents import LatentStore, concatenated, new_store
 from irevla_trainer.rl.rollout import Rollout
 from irevla_trainer.rl.settings import LatentSettings, SacfdSettings
 from irevla_trainer.rl.soft_actor_critic import actor_loss, clipped, critics_loss, soft_target, temperature_loss
@@ -126,7 +126,7 @@ class Sacfd:
 
     def store(self, decisions: int) -> LatentStore:
         """An empty store for what a rollout sees; `learn` copies from it."""
-        return store_of_rollout(decisions, self._latents, self._folder, self.policy.device)
+        return new_store(decisions, self._latents, self._folder and self._folder / "rollout", self.policy.device)
 
     def learn(self, rollout: Rollout, seed: int) -> dict[str, float]:
         """Remember a rollout, then update.

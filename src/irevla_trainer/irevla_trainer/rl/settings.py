@@ -43,6 +43,12 @@ class PpoSettings:
         1e-5, "Learning rate of the backbone, where reinforcement learning trains the whole model", at_least=0.0
     )
     value_weight: float = setting(0.5, "Weight of the critic's loss", at_least=0.0)
+    rehearsal_weight: float = setting(
+        1.0,
+        "Weight of the squared distance to the actions of D_e and of earlier tasks' D_RL in the policy's loss, against "
+        "forgetting; 0 for none",
+        at_least=0.0,
+    )
     kl_target: float = setting(
         0.03,
         "Divergence from the rollout's policy that an iteration aims at: the learning rates of the policy rise or fall "

@@ -117,11 +117,12 @@ def test_from_bags_to_a_tested_checkpoint(train, tmp_path, capsys, monkeypatch):
 
 
 def test_every_task_starts_where_the_last_ended_and_learns_from_all_successes(train, tmp_path, monkeypatch):
-    starts, stage_1 = [], algorithm.stage_1
+    starts, rehearsed, stage_1 = [], [], algorithm.stage_1
 
-    def seen(policy, *arguments):
+    def seen(policy, *arguments, **named):
         starts.append({name: value.clone() for name, value in policy.state_dict().items()})
-        return stage_1(policy, *arguments)
+        rehearsed.append(len(named["rehearsed"]))
+        return stage_1(policy, *arguments, **named)
 
     monkeypatch.setattr(algorithm, "stage_1", seen)
     rl = ["drawer-open:blue", "window-open:blue"]
@@ -135,6 +136,7 @@ def test_every_task_starts_where_the_last_ended_and_learns_from_all_successes(tr
     kept = [steps[name]["kept_successes"] for name in (names[1], names[3])]
     assert min(kept) > 0
     assert [steps[name]["success_episodes"] for name in (names[2], names[4])] == [kept[0], sum(kept)]
+    assert rehearsed == [3, 3 + kept[0]]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,7 @@ def test_bad_input_is_one_line_and_leaves_no_folder(train, tmp_path, capsys, cha
 def test_missing_demonstrations_are_found_before_anything_is_learnt(train, tmp_path, capsys, monkeypatch):
     """Also where they are needed for stage 2 alone."""
     save_checkpoint(tmp_path / "start", VLAPolicy.create(ModelSettings(), RobotFacts.of(PROFILE)))
-    monkeypatch.setattr(algorithm, "stage_1", lambda *arguments: pytest.fail("stage 1 has begun"))
+    monkeypatch.setattr(algorithm, "stage_1", lambda *arguments, **named: pytest.fail("stage 1 has begun"))
     changes = tasks(expert=["drawer-open", "door-open"], rl=["drawer-open:blue"])
     assert train(init=str(tmp_path / "start"), **changes) == 2
     assert "no demonstration of the expert task door-open" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import torch
 from irevla_policy.errors import RunError
 from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.policy import Latent, VLAPolicy
-from irevla_trainer.rl.latents import ImageStore, LatentStore, concatenated, encode, store_of_rollout
+from irevla_trainer.rl.latents import ImageStore, LatentStore, concatenated, encode, new_store
 from irevla_trainer.rl.settings import LatentSettings
 from irevla_trainer.rl.worlds import Seen
 
@@ -135,13 +135,13 @@ def test_room_on_the_disk_is_taken_at_the_start(tmp_path, monkeypatch):
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_a_rollout_is_stored_as_the_settings_say(on_disk, tmp_path):
     settings = LatentSettings(dtype="bfloat16", on_disk=on_disk)
-    store = store_of_rollout(4, settings, tmp_path, torch.device("cpu"))
+    store = new_store(4, settings, tmp_path, torch.device("cpu"))
     written = latents(4)
     store.add(written)
     assert len(list(tmp_path.rglob("*.bin"))) == on_disk
     hidden = store.latent(np.arange(4)).hidden
     assert torch.equal(hidden, written.hidden.bfloat16().float())
-    again = store_of_rollout(4, settings, tmp_path, torch.device("cpu"))
+    again = new_store(4, settings, tmp_path, torch.device("cpu"))
     again.add(latents(2))
     assert torch.equal(store.latent(np.arange(4)).hidden, hidden), "an older store has its own file"
 
