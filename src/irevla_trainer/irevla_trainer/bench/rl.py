@@ -27,6 +27,7 @@ from irevla_policy.robot.profile import load_profile
 from irevla_trainer.bench import rl_blip2
 from irevla_trainer.bench.result import BenchResult, Target
 from irevla_trainer.bench.rl_loader import compare_loaders
+from irevla_trainer.bench.rl_samples import demonstrations
 from irevla_trainer.bench.rl_stage1 import Turn, per_decision, take_turns
 from irevla_trainer.bench.rl_store import spill
 from irevla_trainer.bench.rl_updates import Updates, Workload, compare
@@ -110,7 +111,8 @@ def _reinforcement(device: str, gpu: bool, threads: int, sizes: Sizes) -> BenchR
     profile = load_profile("sawyer")
     with Worlds(profile, sizes.worlds) as worlds:
         policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(profile)).to(device)
-        algorithm = Ppo(policy, PpoSettings(episodes=sizes.episodes))
+        rehearsed = demonstrations(profile, TASK, sizes.decisions)
+        algorithm = Ppo(policy, PpoSettings(episodes=sizes.episodes), rehearsed=rehearsed)
         without, with_updates = take_turns(policy, worlds, algorithm, TASK, sizes.rounds, sizes.episodes)
         if gpu:
             large, details["blip2"] = rl_blip2.on_gpu(TASK, worlds, device, sizes.blip2_episodes)

@@ -13,26 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.policy import VLAPolicy
-from irevla_policy.robot.profile import RobotProfile, load_profile
-from irevla_trainer.bench.rl_samples import EPISODE, samples
+from irevla_policy.robot.profile import load_profile
+from irevla_trainer.bench.rl_samples import demonstrations
 from irevla_trainer.learn.decisions import Decisions, prepare
 from irevla_trainer.learn.settings import SftSettings
 from irevla_trainer.learn.sft import masked_mse, train
 
 _BATCHES = 20
-
-
-@dataclass(frozen=True)
-class _Episode:
-    images: dict[str, npt.NDArray[np.uint8]]
-    instructions: list[str]
-    state: npt.NDArray[np.float32]
-    action: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ def compare_loaders(task: str, steps: int, rounds: int, device: str) -> Loaders:
     """
     profile = load_profile("sawyer")
     settings = SftSettings(steps=steps, precision="float32", validation_share=0.0, save_every=3600.0)
-    decisions = _decisions(profile, task, _BATCHES * settings.batch_size)
+    decisions = demonstrations(profile, task, _BATCHES * settings.batch_size)
     taken: dict[str, list[float]] = {"ours": [], "plain": []}
     turns = [("ours", _ours), ("plain", _plain)]
     for number in range(-1, rounds):
@@ -77,16 +68,6 @@ def compare_loaders(task: str, steps: int, rounds: int, device: str) -> Loaders:
             if number >= 0:
                 taken[name].append(settings.batch_size * updates / seconds)
     return Loaders(tuple(taken["ours"]), tuple(taken["plain"]))
-
-
-def _decisions(profile: RobotProfile, task: str, count: int) -> Decisions:
-    seen = samples(profile, task, count)
-    action = np.random.default_rng(1).uniform(-1, 1, (count, profile.action_dim)).astype(np.float32)
-    episodes = []
-    for first in range(0, count, EPISODE):
-        part = seen.rows(range(first, min(first + EPISODE, count)))
-        episodes.append(_Episode(part.images, part.instructions, part.state, action[first : first + EPISODE]))
-    return Decisions(episodes, [camera.name for camera in profile.cameras])
 
 
 def _ours(policy: VLAPolicy, decisions: Decisions, steps: int, settings: SftSettings) -> float:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.sim.tasks import load_tasks
+from irevla_trainer.learn.decisions import Decisions
 from irevla_trainer.rl.latents import ImageStore, LatentStore, encode
 from irevla_trainer.rl.rollout import Rollout
 from irevla_trainer.rl.worlds import EpisodeRequest, Seen
@@ -39,6 +43,25 @@ def samples(profile: RobotProfile, task: str, count: int, seed: int = 0) -> Seen
         instructions=[tasks.instruction(task, "", row // EPISODE) for row in range(count)],
         state=random.standard_normal((count, profile.state_dim)).astype(np.float32),
     )
+
+
+@dataclass(frozen=True)
+class _Episode:
+    images: dict[str, npt.NDArray[np.uint8]]
+    instructions: list[str]
+    state: npt.NDArray[np.float32]
+    action: npt.NDArray[np.float32]
+
+
+def demonstrations(profile: RobotProfile, task: str, count: int) -> Decisions:
+    """`count` such decisions with random actions, as supervised fine-tuning and rehearsal take them."""
+    seen = samples(profile, task, count)
+    action = np.random.default_rng(1).uniform(-1, 1, (count, profile.action_dim)).astype(np.float32)
+    episodes = []
+    for first in range(0, count, EPISODE):
+        part = seen.rows(range(first, min(first + EPISODE, count)))
+        episodes.append(_Episode(part.images, part.instructions, part.state, action[first : first + EPISODE]))
+    return Decisions(episodes, [camera.name for camera in profile.cameras])
 
 
 @torch.no_grad()

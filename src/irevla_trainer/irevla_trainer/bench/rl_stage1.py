@@ -75,7 +75,7 @@ def _turn(
 ) -> Turn:
     start = time.perf_counter()
     store = algorithm.store(sum(worlds.steps(request.task) + 1 for request in requests))
-    rollout = collect(worlds, requests, policy, store, algorithm.std, seed=number + 1)
+    rollout = collect(worlds, requests, policy, store, algorithm.std, number + 1, algorithm.noise_correlation)
     collected = time.perf_counter()
     if not learns:
         return Turn(len(rollout), collected - start)
