@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +15,8 @@ import numpy.typing as npt
 from irevla_policy.durable import put_in_place
 from irevla_trainer.data.frames import FrameFile
 from irevla_trainer.rl.rollout import Trajectory
+
+_ARRAYS = "arrays.npz"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Replay:
     Args:
         folder: The folder; made when missing.
         capacity: Episodes to keep.
-        imitate: Which actions to imitate, 'intended' or 'executed'.
+        imitate: Which actions to store: 'executed', else those that were intended.
     """
 
     def __init__(self, folder: Path, capacity: int, imitate: str) -> None:
@@ -79,16 +81,34 @@ class Replay:
 
     def episodes(self) -> list[Success]:
         """The newest episodes up to the capacity, oldest first."""
-        folders = [episode for batch in self._batches() for episode in sorted(batch.iterdir())]
-        return [self._read(folder) for folder in folders[-self.capacity :]]
+        return [self._read(folder) for folder in self._folders()[-self.capacity :]]
+
+    def relabel(self, act: Callable[[Success], npt.NDArray[np.float32]]) -> None:
+        """Replace the actions of all episodes; the same again after a crash.
+
+        Args:
+            act: An episode to raw actions `[T, a]`.
+
+        Raises:
+            OSError: The disk is full; every episode has its old actions or its new ones.
+        """
+        for folder in self._folders():
+            episode = self._read(folder)
+            partial = folder / f".{_ARRAYS}"
+            with partial.open("wb") as file:
+                np.savez(file, state=episode.state, action=act(episode))
+            put_in_place(partial, folder / _ARRAYS)
+
+    def _folders(self) -> list[Path]:
+        return [episode for batch in self._batches() for episode in sorted(batch.iterdir())]
 
     def _write(self, folder: Path, trajectory: Trajectory) -> None:
         folder.mkdir()
         shapes = {}
         for camera, images in trajectory.images.items():
             shapes[camera] = FrameFile.write(folder / f"{camera}.frames", images).shape
-        action = trajectory.intended if self.imitate == "intended" else trajectory.executed
-        np.savez(folder / "arrays.npz", state=trajectory.state, action=action)
+        action = trajectory.executed if self.imitate == "executed" else trajectory.intended
+        np.savez(folder / _ARRAYS, state=trajectory.state, action=action)
         request = trajectory.request
         values: dict[str, Any] = {
             "task": request.task + (f":{request.variation}" if request.variation else ""),
@@ -100,7 +120,7 @@ class Replay:
 
     def _read(self, folder: Path) -> Success:
         values = json.loads((folder / "episode.json").read_text())
-        with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+        with np.load(folder / _ARRAYS, allow_pickle=False) as arrays:
             state, action = arrays["state"], arrays["action"]
         frames = {name: FrameFile(folder / f"{name}.frames", tuple(shape)) for name, shape in values["images"].items()}
         return Success(

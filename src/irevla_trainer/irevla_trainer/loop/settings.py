@@ -55,10 +55,10 @@ class Stage1Settings:
     validation_episodes: int = setting(20, "Episodes of such a validation", at_least=1)
     successes: int = setting(200, "Successful episodes per task that D_RL keeps: the newest", at_least=1)
     imitate: str = setting(
-        "intended",
-        "Which actions of a success stage 2 imitates: those that were executed, exploration noise included, or those "
-        "that the policy intended",
-        choices=("intended", "executed"),
+        "final",
+        "Which actions stage 2 imitates on the way to a success: those that were executed, exploration noise included, "
+        "those that the policy intended then, or those of the policy that stage 1 ends with",
+        choices=("final", "intended", "executed"),
     )
     latents: LatentSettings = setting(factory=LatentSettings, doc="How latents are stored")
     ppo: PpoSettings = setting(factory=PpoSettings, doc="Settings of PPO")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -28,9 +29,10 @@ from irevla_policy.model.policy import VLAPolicy
 from irevla_trainer.evaluate import EvaluationTask, evaluate
 from irevla_trainer.learn.decisions import Decisions, EpisodeArrays
 from irevla_trainer.learn.training_state import TrainingState, read_state, write_state
-from irevla_trainer.loop.replay import Replay
+from irevla_trainer.loop.replay import Replay, Success
 from irevla_trainer.loop.settings import Stage1Settings
 from irevla_trainer.rl.algorithm import DivergedError, RlAlgorithm
+from irevla_trainer.rl.latents import encode
 from irevla_trainer.rl.ppo import Ppo
 from irevla_trainer.rl.rollout import Rollout, collect
 from irevla_trainer.rl.sacfd import Sacfd
@@ -147,6 +149,8 @@ class _Stage1:
             self._iterate()
             self._save()
         self._take(self.best)
+        if self.settings.imitate == "final":
+            self.replay.relabel(self._act)
         # Stored latents are of no use to the stages that follow, and large.
         shutil.rmtree(self.folder / "algorithm", ignore_errors=True)
         return {
@@ -239,6 +243,14 @@ class _Stage1:
     def _take(self, weights: dict[str, Tensor]) -> None:
         for name, parameter in self.learnt.items():
             parameter.data.copy_(weights[name])
+
+    def _act(self, episode: Success) -> npt.NDArray[np.float32]:
+        """What the policy does now where an episode was, raw actions `[T, a]`."""
+        images = {camera: frames[:] for camera, frames in episode.images.items()}
+        with torch.no_grad():
+            latent = encode(self.policy, images, episode.instructions, episode.state)
+            mean = self.policy.action_from_latent(latent)[:, 0].cpu().numpy()
+        return np.clip(self.policy.normaliser.denormalise_action(mean), -1.0, 1.0).astype(np.float32)
 
     # -- the state on the disk --------------------------------------------------------------------------------------
 

@@ -43,6 +43,24 @@ def test_an_episode_comes_back_as_it_was(tmp_path, imitate):
         assert list(episode.instructions) == before.instructions
 
 
+def test_new_actions_take_the_place_of_all_old_ones(tmp_path, monkeypatch):
+    replay = Replay(tmp_path, 10, "final")
+    replay.add(0, [trajectory(1)])
+    replay.add(1, [trajectory(2, 5), trajectory(3)])
+    replay.relabel(lambda episode: -episode.state)
+    for episode, seed in zip(Replay(tmp_path, 10, "final").episodes(), (1, 2, 3), strict=True):
+        assert np.array_equal(episode.action, -episode.state)
+        assert np.array_equal(episode.state, trajectory(seed, len(episode.state)).state)
+
+    def full(*arguments, **named):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space"):
+        replay.relabel(lambda episode: 5.0 * episode.state)
+    assert all(np.array_equal(episode.action, -episode.state) for episode in replay.episodes())
+
+
 def test_the_oldest_make_room(tmp_path):
     replay = Replay(tmp_path, 4, "intended")
     replay.add(0, [trajectory(1), trajectory(2), trajectory(3)])
