@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -66,7 +65,6 @@ def run(checkpoint: Path, out: Path = Path("runs/stability"), minutes: float = 6
         RunError: The slice ended before the study did; the same command goes on.
         SettingsError: The folder is that of another checkpoint or study.
     """
-    os.environ.setdefault("MUJOCO_GL", "egl")
     study = load(Study, config_folder() / "presets" / "stability.yaml")
     profile = load_profile(study.robot)
     _, robot, _ = read_config(checkpoint)

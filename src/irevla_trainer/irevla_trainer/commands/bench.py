@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import os
 from pathlib import Path
 
 BENCHMARKS = ("latency", "record", "bags", "forward", "expert", "rl", "metaworld", "stability")
@@ -50,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run one benchmark."""
+    # Before MuJoCo is imported, which looks at it once.
+    os.environ.setdefault("MUJOCO_GL", "egl")
     from irevla_policy.errors import UserError
     from irevla_trainer.bench.result import measure
 
