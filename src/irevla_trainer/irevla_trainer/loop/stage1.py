@@ -34,7 +34,7 @@ from irevla_trainer.loop.settings import Stage1Settings
 from irevla_trainer.rl.algorithm import DivergedError, RlAlgorithm
 from irevla_trainer.rl.latents import encode
 from irevla_trainer.rl.ppo import Ppo
-from irevla_trainer.rl.rollout import Rollout, collect
+from irevla_trainer.rl.rollout import Rollout, collect, executed
 from irevla_trainer.rl.sacfd import Sacfd
 from irevla_trainer.rl.worlds import EpisodeRequest, Worlds
 from irevla_trainer.seeds import RANGES, episode_seeds
@@ -250,7 +250,7 @@ class _Stage1:
         with torch.no_grad():
             latent = encode(self.policy, images, episode.instructions, episode.state)
             mean = self.policy.action_from_latent(latent)[:, 0].cpu().numpy()
-        return np.clip(self.policy.normaliser.denormalise_action(mean), -1.0, 1.0).astype(np.float32)
+        return executed(self.policy, mean)
 
     # -- the state on the disk --------------------------------------------------------------------------------------
 

@@ -145,6 +145,11 @@ def collect(
     return actor.rollout()
 
 
+def executed(policy: VLAPolicy, normalised: Float) -> Float:
+    """The raw actions `[N, a]` in [-1, 1] that a robot carries out for normalised ones."""
+    return np.clip(policy.normaliser.denormalise_action(normalised), -1.0, 1.0).astype(np.float32)
+
+
 def _noise(seed: int, correlation: float, episode_seed: int, action_dim: int) -> Float:
     """Noise of standard deviation 1 for all decisions of an episode, `[_STEPS, a]`."""
     fresh = np.random.default_rng([seed, episode_seed]).standard_normal((_STEPS, action_dim), dtype=np.float32)
@@ -177,7 +182,7 @@ class _Actor:
         running = [self._episode(index, mean.shape[1]) for index in seen.index]
         noise = np.stack([episode.noise[step] for episode, step in zip(running, seen.step, strict=True)])
         action = mean + np.float32(self.std) * noise
-        raw = np.clip(self.policy.normaliser.denormalise_action(action), -1.0, 1.0).astype(np.float32)
+        raw = executed(self.policy, action)
         for row, episode in enumerate(running):
             episode.index.append(int(stored[row]))
             episode.action.append(action[row])
@@ -244,12 +249,11 @@ class _Actor:
         )
 
     def _trajectory(self, request: EpisodeRequest, episode: _Episode) -> Trajectory:
-        intended = np.clip(self.policy.normaliser.denormalise_action(np.stack(episode.mean)), -1.0, 1.0)
         return Trajectory(
             request=request,
             images={camera: np.stack(images) for camera, images in episode.images.items()},
             instructions=[episode.instruction] * len(episode.index),
             state=np.stack(episode.state),
             executed=np.stack(episode.executed),
-            intended=intended.astype(np.float32),
+            intended=executed(self.policy, np.stack(episode.mean)),
         )
