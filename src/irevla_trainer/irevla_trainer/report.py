@@ -60,7 +60,7 @@ class Curve:
     """One line of a chart.
 
     Attributes:
-        label: Name in the legend.
+        label: Name in the legend; empty for none.
         x: Positions.
         y: Values.
         low: Lower end of the interval at each position, if there is one.
@@ -97,10 +97,17 @@ class Panel:
 
 @dataclass
 class Report:
-    """A report that grows section by section and is written once."""
+    """A report that grows section by section and is written once.
+
+    Attributes:
+        title: Its heading.
+        lead: Sentence under the heading.
+        charts: SVG of every chart so far, for other places.
+    """
 
     title: str
     lead: str = ""
+    charts: list[str] = field(default_factory=list)
     _parts: list[str] = field(default_factory=list)
 
     def section(self, title: str, text: str = "", level: int = 2) -> None:
@@ -170,7 +177,7 @@ class Report:
             _draw(axes, panels[place])
             axes.set_title(panels[place].title, fontsize=10, loc="left")
             axes.tick_params(labelsize=8, labelbottom=True)
-            if len(panels[place].curves) > 1:
+            if sum(bool(curve.label) for curve in panels[place].curves) > 1:
                 axes.legend(frameon=False, fontsize=7)
             if place + columns >= len(panels):
                 axes.set_xlabel(x, fontsize=9)
@@ -259,9 +266,12 @@ class Report:
     def _add(self, figure: Figure, caption: str) -> None:
         figure.tight_layout()
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg")
+        # Without date and random names the same chart is the same file.
+        with plt.rc_context({"svg.hashsalt": "irevla"}):
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
         plt.close(figure)
         svg = buffer.getvalue()
+        self.charts.append(svg)
         self._parts.append(
             f'<figure class="chart">{svg[svg.index("<svg") :]}<figcaption>{html.escape(caption)}</figcaption></figure>'
         )

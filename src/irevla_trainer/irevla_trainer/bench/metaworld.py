@@ -288,8 +288,17 @@ def _targets(hours: float) -> dict[str, Target]:
 
 
 def write_report(path: Path, results: Results, result: BenchResult) -> None:
-    """The table with the paper's beside it, as `report.html`."""
+    """The table with the paper's beside it, as `report.html`, and its first chart beside that as `table.svg`."""
     report = Report("Meta-World: four methods from one stage 0", "Success on test seeds, 95 % Wilson intervals")
+    methods = {
+        method: [
+            (found.value, *found.interval())
+            for found in (rate(outcomes(results[method], category)) for category in CATEGORIES)
+        ]
+        for method in METHODS
+    }
+    report.bars(CATEGORIES, methods, y="success")
+    write_text(path.with_name("table.svg"), report.charts[-1])
 
     def bars(category: str, place: int) -> dict[str, list[tuple[float, float, float]]]:
         here = [rate(outcomes(results[method], category)) for method in METHODS]

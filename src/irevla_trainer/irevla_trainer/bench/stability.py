@@ -29,6 +29,7 @@ from irevla_trainer.bench.result import BenchResult, Target
 from irevla_trainer.evaluate import EvaluationTask, evaluate
 from irevla_trainer.loop.settings import Stage1Settings
 from irevla_trainer.loop.stage1 import stage_1, validation_seeds
+from irevla_trainer.report import Curve, Panel, Report
 from irevla_trainer.rl.worlds import Worlds
 
 WAYS = ("heads", "model")
@@ -74,7 +75,9 @@ def run(checkpoint: Path, out: Path = Path("runs/stability"), minutes: float = 6
     _claim(out, {"checkpoint": version, "study": to_dict(study)})
     with Worlds(profile, study.worlds, load_tasks()) as worlds:
         runs = _Runs(study, checkpoint, out, worlds, end)
-        return analyse(study, runs.measured, version)
+        result = analyse(study, runs.measured, version)
+    write_report(out / "report.html", result)
+    return result
 
 
 def _claim(out: Path, identity: dict[str, Any]) -> None:
@@ -179,6 +182,21 @@ def analyse(study: Study, measured: Callable[[str, str, float, int], list[float]
         "goal": {"drawdown_ratio": 3.2},
     }
     return BenchResult("stability", figures, {"drawdown_ratio_low": Target(">=", 1.001)}, details)
+
+
+def write_report(path: Path, result: BenchResult) -> None:
+    """Every run's success and the figures, as `report.html`, and the chart beside it as `stability.svg`."""
+    report = Report("Stability of stage 1", "Success without noise on validation seeds, a line per seed")
+    every = result.details["study"]["stage1"]["validate_every"]
+    panels = [
+        Panel(f"{task}: {way}", [Curve("", [every * place for place in range(len(run))], run) for run in runs], (0, 1))
+        for way, tasks in result.details["success"].items()
+        for task, runs in tasks.items()
+    ]
+    report.panels(panels, x="iterations", columns=len(panels) // len(WAYS))
+    write_text(path.with_name("stability.svg"), report.charts[-1])
+    report.table(["figure", "value"], [[name, f"{value:.3f}"] for name, value in result.figures.items()])
+    report.write(path)
 
 
 def drawdown(success: Sequence[float]) -> float:

@@ -161,6 +161,39 @@ def random_shift(images: npt.NDArray[np.uint8], pixels: int, random: np.random.G
     )
 
 
+_GREY = np.ones((3, 3), dtype=np.float32) / 3
+"""Projection of colours on the grey axis."""
+
+_TURN = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=np.float32) / np.sqrt(3, dtype=np.float32)
+"""Cross product with the grey axis: turns hue by a right angle."""
+
+
+def random_colour(images: npt.NDArray[np.uint8], strength: float, random: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Change the colours of every image at random: hue, saturation, contrast and brightness.
+
+    With u uniform in [-strength, strength], drawn for every change and image: colours turn around the grey axis by
+    180 degrees x u, their distance from it is multiplied by 1 + u, that from middle grey by 1 + u / 2, and u / 4 of the
+    range is added.
+
+    Args:
+        images: `[B, H, W, 3]`.
+        strength: In [0, 1]; 0 changes nothing, 1 makes any hue of any other and at times grey.
+        random: Of the draw.
+    """
+    if strength == 0:
+        return images
+    draws = random.uniform(-strength, strength, (4, len(images), 1, 1)).astype(np.float32)
+    turn, saturation, contrast, brightness = draws
+    angle = np.pi * turn
+    # Rodrigues' rotation about the grey axis: the part along it stays, the part across it turns.
+    hue = np.cos(angle) * (np.eye(3, dtype=np.float32) - _GREY) + np.sin(angle) * _TURN
+    change = (1 + contrast / 2) * (_GREY + (1 + saturation) * hue)
+    middle = np.float32(127.5)
+    pixels = images.reshape(len(images), -1, 3).astype(np.float32) - middle
+    changed = pixels @ change.transpose(0, 2, 1) + middle + 255 * brightness / 4
+    return np.clip(np.rint(changed, out=changed), 0, 255, out=changed).astype(np.uint8).reshape(images.shape)
+
+
 @dataclass(frozen=True)
 class TrainingBatch:
     """A batch ready for the model.

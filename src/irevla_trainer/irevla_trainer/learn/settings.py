@@ -32,6 +32,13 @@ class SftSettings:
         at_most=0.9999,
     )
     shift: int = setting(1, "Random shift of training images", unit="px", at_least=0, at_most=64)
+    colour: float = setting(
+        0.0,
+        "Random change of the colours of training images: hue, saturation, contrast, brightness; 0 for none, 1 makes "
+        "any hue of any other",
+        at_least=0.0,
+        at_most=1.0,
+    )
     validation_share: float = setting(
         0.1, "Share of the episodes held out to watch the loss", at_least=0.0, at_most=0.9
     )

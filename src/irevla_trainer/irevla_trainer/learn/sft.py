@@ -26,7 +26,7 @@ from torch import Tensor
 from irevla_policy.errors import RunError, UserError
 from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.settings import to_dict
-from irevla_trainer.learn.decisions import Batch, Decisions, TrainingBatch, prepare, random_shift
+from irevla_trainer.learn.decisions import Batch, Decisions, TrainingBatch, prepare, random_colour, random_shift
 from irevla_trainer.learn.prefetch import prefetch
 from irevla_trainer.learn.settings import SftSettings
 from irevla_trainer.learn.stopping import held_signals
@@ -161,9 +161,12 @@ class _Run:
         for step in range(first, self.total):
             batch = self.training.batch(self._indices(step))
             random = np.random.default_rng([self.settings.seed, 1, step])
-            images = {name: random_shift(array, self.settings.shift, random) for name, array in batch.images.items()}
-            shifted = Batch(images, batch.instructions, batch.state, batch.action, batch.mask)
-            yield prepare(shifted, self.policy.processor)
+            images = {
+                name: random_colour(random_shift(array, self.settings.shift, random), self.settings.colour, random)
+                for name, array in batch.images.items()
+            }
+            changed = Batch(images, batch.instructions, batch.state, batch.action, batch.mask)
+            yield prepare(changed, self.policy.processor)
 
     def _indices(self, step: int) -> npt.NDArray[np.int64]:
         epoch, place = divmod(step, self.steps_per_epoch)

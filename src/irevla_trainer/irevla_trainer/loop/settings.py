@@ -30,9 +30,6 @@ class TaskSets:
             for task in tasks:
                 if tasks.count(task) > 1:
                     raise SettingsError(f"{name}: {task!r} is named twice")
-        for task in self.unseen:
-            if task in (*self.expert, *self.rl):
-                raise SettingsError(f"unseen: {task!r} is learnt too, as one of the expert or rl tasks")
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from irevla_trainer.rl.worlds import Seen
 
 Indices = npt.NDArray[np.int64]
 
-_ENCODED = 256
-"""Images that pass the backbone at a time."""
+AT_A_TIME = 256
+"""Decisions whose images pass the backbone together where many are encoded."""
 
 
 class LatentStore:
@@ -209,8 +209,8 @@ class ImageStore:
     def encoded(self) -> LatentStore:
         """All latents under the same indices, encoded now, for as long as the backbone stays as it is."""
         store = LatentStore(len(self), device=self._policy.device)
-        for first in range(0, len(self), _ENCODED):
-            store.add(self.latent(np.arange(first, min(first + _ENCODED, len(self)))))
+        for first in range(0, len(self), AT_A_TIME):
+            store.add(self.latent(np.arange(first, min(first + AT_A_TIME, len(self)))))
         return store
 
     def clear(self) -> None:

@@ -14,10 +14,8 @@ from torch import Tensor
 
 from irevla_policy.model.policy import Latent, VLAPolicy
 from irevla_trainer.learn.decisions import Decisions
-from irevla_trainer.rl.latents import ImageStore, LatentStore, encode
+from irevla_trainer.rl.latents import AT_A_TIME, ImageStore, LatentStore, encode
 from irevla_trainer.rl.worlds import Seen
-
-_AT_A_TIME = 256
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,8 @@ def rehearse(policy: VLAPolicy, decisions: Decisions, store: LatentStore | Image
     """
     policy.eval()
     actions = []
-    for first in range(0, len(decisions), _AT_A_TIME):
-        batch = decisions.batch(np.arange(first, min(first + _AT_A_TIME, len(decisions))))
+    for first in range(0, len(decisions), AT_A_TIME):
+        batch = decisions.batch(np.arange(first, min(first + AT_A_TIME, len(decisions))))
         if isinstance(store, ImageStore):
             places = list(range(len(batch.instructions)))
             store.add(Seen(places, places, batch.images, batch.instructions, batch.state))

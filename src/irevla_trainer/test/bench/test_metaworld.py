@@ -86,6 +86,7 @@ def test_figures_are_rates_and_paired_differences(tmp_path: Path):
     assert found.holds, found.missed
     metaworld.write_report(tmp_path / "report.html", {name: [result(GOOD[name])] for name in metaworld.METHODS}, found)
     assert "ire_vla_minus_frozen_best_low" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "table.svg").read_text().startswith("<?xml")
 
 
 def test_runs_with_several_seeds_are_pooled():

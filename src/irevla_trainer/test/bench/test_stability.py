@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from irevla_policy.settings import SettingsError
-from irevla_trainer.bench.stability import Study, _claim, analyse, drawdown, ratio
+from irevla_trainer.bench.stability import Study, _claim, analyse, drawdown, ratio, write_report
 
 STUDY = Study(tasks=("one", "two"), seeds=5)
 
@@ -52,3 +52,15 @@ def test_runs_of_another_checkpoint_are_refused(tmp_path):
 def test_the_ratio_stays_finite_when_one_way_never_falls():
     value, low, high = ratio([[[0.5, 0.3]] * 3], [[[0.5, 0.6]] * 3], lambda curves: drawdown(curves[0][0]), 200)
     assert value == low == high == pytest.approx(21.0)
+
+
+def test_the_report_shows_every_run(tmp_path):
+    result = analyse(STUDY, lambda way, task, factor, seed: [0.5, 0.4, 0.6 + 0.02 * seed], "abc")
+    write_report(tmp_path / "report.html", result)
+    page = (tmp_path / "report.html").read_text()
+    for text in ("one: heads", "two: heads", "one: model", "two: model", "drawdown_ratio_low"):
+        assert text in page, text
+    chart = (tmp_path / "stability.svg").read_text()
+    assert chart.startswith("<?xml")
+    write_report(tmp_path / "report.html", result)
+    assert (tmp_path / "stability.svg").read_text() == chart

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-import numpy as np
+import colorsys
 
-from irevla_trainer.learn.decisions import Decisions, prepare, random_shift, split
+import numpy as np
+import pytest
+
+from irevla_trainer.learn.decisions import Decisions, prepare, random_colour, random_shift, split
 
 
 def test_batch_takes_the_right_steps(spot):
@@ -44,6 +47,32 @@ def test_shift_moves_by_at_most_its_pixels():
     rows, columns = {p[0] for p in places}, {p[1] for p in places}
     assert rows == columns == {2, 3, 4, 5, 6}
     assert random_shift(images, 0, np.random.default_rng(0)) is images
+
+
+def test_colour_changes_each_image_as_a_whole():
+    """Pixels alike stay alike, greys stay grey, and the draw of one image is not that of the next."""
+    images = np.zeros((32, 4, 4, 3), np.uint8)
+    images[:, :2] = (200, 60, 60)
+    images[:, 2:] = 120
+    changed = random_colour(images, 0.6, np.random.default_rng(0))
+    assert changed.shape == images.shape
+    assert changed.dtype == np.uint8
+    assert (changed[:, :2] == changed[:, :1, :1]).all()
+    assert (changed[:, 2:] == changed[:, 2:3, :1]).all()
+    assert np.ptp(changed[:, 3, 3].astype(int), axis=-1).max() <= 1
+    assert len({tuple(image[0, 0]) for image in changed}) > 20
+    assert np.array_equal(changed, random_colour(images, 0.6, np.random.default_rng(0)))
+    assert random_colour(images, 0.0, np.random.default_rng(0)) is images
+
+
+@pytest.mark.parametrize(("strength", "reach"), [(0.25, 45.0), (1.0, 180.0)])
+def test_colour_turns_hue_by_at_most_its_share_of_the_circle(strength, reach):
+    images = np.full((400, 1, 1, 3), (140, 115, 115), np.uint8)
+    changed = random_colour(images, strength, np.random.default_rng(1)).reshape(-1, 3) / 255.0
+    hues = np.array([colorsys.rgb_to_hsv(*pixel)[0] * 360 for pixel in changed if np.ptp(pixel) > 0.05])
+    turned = np.abs((hues + 180) % 360 - 180)
+    assert len(hues) > 200
+    assert 0.85 * reach < turned.max() < reach + 8  # a hue is known within some degrees in 8 bits
 
 
 def test_training_sees_what_serving_sees(spot, new_policy):

@@ -196,7 +196,7 @@ def tasks(**changes):
         (tasks(expert=["drawer-opne"]), "tasks.expert: no task 'drawer-opne' in world 'metaworld'; did you mean"),
         (tasks(rl=["drawer-open:pink"]), "tasks.rl: no variation 'pink' of task 'drawer-open'"),
         (tasks(unseen=["drawer-opne"]), "tasks.unseen: no task 'drawer-opne'"),
-        (tasks(rl=["window-open"], unseen=["window-open"]), "tasks: unseen: 'window-open' is learnt too"),
+        (tasks(rl=["window-open"], unseen=["window-open"]), "tasks.unseen: window-open is learnt too"),
         (tasks(unseen=["drawer-open-v3"]), "tasks.unseen: drawer-open is learnt too"),
         (tasks(rl=["window-open", "window-open"]), "tasks: rl: 'window-open' is named twice"),
         ({"task_file": "kitchen"}, "task_file: no tasks of world 'kitchen'"),
