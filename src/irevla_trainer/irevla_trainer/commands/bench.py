@@ -6,6 +6,7 @@ Prints the figures beside their targets, and exits with 1 when a target is misse
   record     two 640x480 cameras at 30 Hz and joint states at 100 Hz into a bag, raw and as JPEG
   bags       from bag to normalised batch, against a bare iteration over the same bag
   forward    one decision of the default and of a BLIP-2-sized model
+  index      ten thousand episodes into the trainer's index, the first time and again
   expert     scripted experts through the joint-command path, against driving Meta-World directly
   rl         stage 1 beside its unavoidable part, stable-baselines3 and PPO on all weights; SFT beside a plain loop
   metaworld  the paper's table: four methods from one stage 0; in slices, the same command goes on
@@ -29,7 +30,7 @@ import inspect
 import os
 from pathlib import Path
 
-BENCHMARKS = ("latency", "record", "bags", "forward", "expert", "rl", "metaworld", "stability")
+BENCHMARKS = ("latency", "record", "bags", "forward", "index", "expert", "rl", "metaworld", "stability")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

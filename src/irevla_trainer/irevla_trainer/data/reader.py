@@ -18,7 +18,7 @@ import numpy.typing as npt
 from irevla_policy.errors import UserError
 from irevla_policy.recording import topics
 from irevla_policy.recording.cdr import read_image
-from irevla_policy.recording.episode import EpisodeInfo, read_label
+from irevla_policy.recording.episode import EpisodeInfo
 from irevla_policy.recording.images import ImageError, decode_compressed, decode_image
 from irevla_policy.recording.interfaces import InterfaceError
 from irevla_policy.recording.storage import BagError, BagReader, Message, open_reader
@@ -29,6 +29,7 @@ from irevla_trainer.data import decided
 from irevla_trainer.data.alignment import align
 from irevla_trainer.data.contents import BagContents, scan
 from irevla_trainer.data.decided import Decision
+from irevla_trainer.data.description import describe, labelled
 from irevla_trainer.data.report import BY_HEADER, BY_OBSERVATION, BagReport
 
 Indices = npt.NDArray[np.int64]
@@ -100,21 +101,9 @@ class EpisodeReader:
     def _was_aborted(self, path: str | Path) -> bool:
         """Whether the bag itself says so: then it need not hold what a whole episode holds."""
         try:
-            return self.describe(path).state == "aborted"
+            return describe(Path(path)).state == "aborted"
         except UserError:
             return False
-
-    def describe(self, path: str | Path) -> EpisodeInfo:
-        """What an episode is, from its bag and its label, without decoding it.
-
-        Raises:
-            BagError: The bag cannot be read.
-        """
-        with closing(open_reader(path)) as bag:
-            infos = [
-                EpisodeInfo.from_message(bag.deserialize(message)) for message in bag.messages([topics.EPISODE_INFO])
-            ]
-        return _labelled(Path(path), infos)
 
     def _read(self, bag: BagReader, report: BagReport, leave_out: Callable[[EpisodeInfo], str]) -> Episode | None:
         if not bag.message_count:
@@ -123,7 +112,7 @@ class EpisodeReader:
         ours = _has(bag, topics.COMMAND)
         self._demand(bag, ours)
         contents = scan(bag, self.profile, cameras, derive=not ours)
-        info = _labelled(bag.path, contents.infos)
+        info = labelled(bag.path, contents.infos)
         self._check_robot(info)
         self._introduce(contents, info, report)
         report.left_out = leave_out(info)
@@ -280,13 +269,6 @@ def _decode(bag: BagReader, message: Message, camera: Camera) -> npt.NDArray[np.
     if message.topic != camera.topic:
         return decode_compressed(bag.deserialize(message), camera)
     return decode_image(read_image(message.data), camera)
-
-
-def _labelled(path: Path, infos: list[EpisodeInfo]) -> EpisodeInfo:
-    """The newest description, with the label that was given after the fact."""
-    info = infos[-1] if infos else EpisodeInfo(path.name, source="human", state="finished")
-    label = read_label(path) if path.is_dir() else None
-    return label.apply(info) if label is not None else info
 
 
 def _has(bag: BagReader, topic: str) -> bool:

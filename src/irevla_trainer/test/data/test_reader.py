@@ -16,6 +16,7 @@ from irevla_policy.recording.storage import Topic, open_writer
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.profile import RobotProfile, from_dict, to_dict
 from irevla_policy.robot.proprioception import proprioceptive_state
+from irevla_trainer.data.description import describe
 from irevla_trainer.data.reader import EpisodeReader
 from irevla_trainer.data.report import BY_HEADER, BY_OBSERVATION
 
@@ -55,7 +56,7 @@ def test_a_label_given_later_counts(tmp_path: Path, reader: EpisodeReader) -> No
     episode, report = reader.read(bag)
     assert episode is not None
     assert (report.success, episode.info.labelled_by) == ("no", "operator")
-    assert reader.describe(bag).success == "no"
+    assert describe(bag).success == "no"
 
 
 def test_an_instruction_can_change(tmp_path: Path, reader: EpisodeReader) -> None:

@@ -1,0 +1,38 @@
+"""What a bag's episode is, without decoding it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from irevla_policy.recording import topics
+from irevla_policy.recording.episode import EpisodeInfo, read_label
+from irevla_policy.recording.storage import open_reader
+
+
+def describe(bag: Path) -> EpisodeInfo:
+    """What an episode is, from its bag and its label.
+
+    Raises:
+        UserError: The bag or its label cannot be read.
+    """
+    with closing(open_reader(bag)) as opened:
+        infos = [
+            EpisodeInfo.from_message(opened.deserialize(message)) for message in opened.messages([topics.EPISODE_INFO])
+        ]
+    return labelled(bag, infos)
+
+
+def labelled(bag: Path, infos: Sequence[EpisodeInfo]) -> EpisodeInfo:
+    """The newest description, with the label that was given after the fact.
+
+    A bag without any was recorded by other means: then a person acted.
+
+    Args:
+        bag: Where the label lies.
+        infos: The descriptions in the bag, oldest first.
+    """
+    info = infos[-1] if infos else EpisodeInfo(bag.name, source="human", state="finished")
+    label = read_label(bag) if bag.is_dir() else None
+    return label.apply(info) if label is not None else info

@@ -1,0 +1,195 @@
+"""The index of episodes: what every bag in the watched folders is, and what it is good for.
+
+A bag is opened once; later only its files' times and sizes are looked at. The index can be deleted at any time: the
+bags and the labels beside them say everything that is in it.
+
+    D_e     finished successes of an expert or a person
+    D_RL    finished successes of a policy, alone or with a person's help
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from irevla_policy.durable import write_text
+from irevla_policy.errors import UserError
+from irevla_policy.recording.episode import EpisodeInfo
+from irevla_policy.recording.storage import METADATA_FILE, UNFINISHED
+from irevla_policy.robot.profile import RobotProfile
+from irevla_trainer.data.description import describe
+
+_FORMAT = {"format": "irevla episode index", "version": 1}
+_TEACHERS = ("expert", "human")
+
+_Files = list[list[Any]]
+
+
+@dataclass(frozen=True)
+class IndexedEpisode:
+    """One bag.
+
+    Attributes:
+        bag: Its folder.
+        info: What it says it is, with the newest label; None when it cannot be read.
+        problem: Why it cannot be used, in one sentence; empty when it can.
+    """
+
+    bag: Path
+    info: EpisodeInfo | None
+    problem: str = ""
+
+    @property
+    def dataset(self) -> str:
+        """'D_e', 'D_RL', or empty when it is kept but not imitated."""
+        if self.info is None or self.problem or self.info.state != "finished" or self.info.success != "yes":
+            return ""
+        return "D_e" if self.info.source in _TEACHERS else "D_RL"
+
+
+@dataclass
+class Changes:
+    """What a look at the folders has found.
+
+    Attributes:
+        new: Bags that were not known, or are now something else.
+        gone: Bags that are not there any more.
+    """
+
+    new: list[IndexedEpisode] = field(default_factory=list)
+    gone: list[Path] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.gone)
+
+
+class EpisodeIndex:
+    """The episodes of some folders; not to be refreshed by two threads at a time.
+
+    Args:
+        folders: Folders of bags, searched with their subfolders; one that does not exist yet is empty.
+        profile: The robot: bags of another one are problems.
+        file: Where the index is kept; made when missing, and anew when it is damaged.
+    """
+
+    def __init__(self, folders: Sequence[Path], profile: RobotProfile, file: Path) -> None:
+        self.folders = [folder.absolute() for folder in folders]
+        self._profile = profile
+        self._file = file
+        self._known: dict[Path, tuple[_Files, IndexedEpisode]] = {}
+        self._lines = 0
+        self._whole = False  # whether lines can be added to the file
+        self._read()
+
+    @property
+    def episodes(self) -> list[IndexedEpisode]:
+        """All episodes, in the order of their bags' paths."""
+        return [self._known[bag][1] for bag in sorted(self._known)]
+
+    def refresh(self, progress: Callable[[int, int], None] = lambda done, total: None) -> Changes:
+        """Look at the folders again.
+
+        Args:
+            progress: Called after each bag that had to be opened, with their number done and in all.
+
+        Raises:
+            OSError: The index cannot be written.
+        """
+        found = {bag: files for folder in self.folders for bag, files in _bags(folder)}
+        changes = Changes(gone=[bag for bag in self._known if bag not in found])
+        opened = [bag for bag, files in found.items() if bag not in self._known or self._known[bag][0] != files]
+        for number, bag in enumerate(sorted(opened), start=1):
+            episode = self._look(bag)
+            self._known[bag] = found[bag], episode
+            changes.new.append(episode)
+            progress(number, len(opened))
+        for bag in changes.gone:
+            del self._known[bag]
+        if changes:
+            self._write(changes)
+        return changes
+
+    def _look(self, bag: Path) -> IndexedEpisode:
+        try:
+            info = describe(bag)
+        except (UserError, OSError) as error:
+            return IndexedEpisode(bag, None, str(error))
+        return IndexedEpisode(bag, info, self._foreign(info))
+
+    def _foreign(self, info: EpisodeInfo) -> str:
+        if info.profile_hash in ("", self._profile.training_hash):
+            return ""
+        profile = self._profile
+        return (
+            f"recorded with robot {info.robot!r} (profile hash {info.profile_hash}), expected {profile.name!r} "
+            f"({profile.training_hash})"
+        )
+
+    # -- the file: a line for every bag, the last one of a bag counts -------------------------------------------------
+
+    def _read(self) -> None:
+        try:
+            with self._file.open() as file:
+                if json.loads(file.readline()) != self._identity():
+                    return
+                lines = file.readlines()
+            # A line that a killed process has not finished is as good as none.
+            self._whole = not lines or lines[-1].endswith("\n")
+            for values in map(json.loads, lines if self._whole else lines[:-1]):
+                bag = Path(values["bag"])
+                if values["files"] is None:
+                    self._known.pop(bag, None)
+                    continue
+                info = None if values["info"] is None else EpisodeInfo(**values["info"])
+                self._known[bag] = values["files"], IndexedEpisode(bag, info, values["problem"])
+            self._lines = len(lines)
+        except (OSError, ValueError, KeyError, TypeError):
+            self._known.clear()
+            self._whole = False
+
+    def _write(self, changes: Changes) -> None:
+        lines = [_line(episode.bag, *self._known[episode.bag]) for episode in changes.new]
+        lines += [_line(bag, None, IndexedEpisode(bag, None)) for bag in changes.gone]
+        self._lines += len(lines)
+        if not (self._whole and self._file.is_file()) or self._lines > 2 * len(self._known) + len(lines):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            whole = [_line(bag, *self._known[bag]) for bag in sorted(self._known)]
+            write_text(self._file, "".join([json.dumps(self._identity()) + "\n", *whole]))
+            self._lines, self._whole = len(whole), True
+            return
+        with self._file.open("a") as file:
+            file.writelines(lines)
+
+    def _identity(self) -> dict[str, Any]:
+        """What the lines depend on beside the bags."""
+        return _FORMAT | {"robot": self._profile.training_hash}
+
+
+def _bags(folder: Path) -> Iterator[tuple[Path, _Files]]:
+    """Bags in a folder and its subfolders, each with name, time (ns) and size of its files."""
+    files, folders = [], []
+    try:
+        for entry in os.scandir(folder):
+            if entry.is_dir():
+                folders.append(entry.name)
+                continue
+            found = entry.stat()
+            files.append([entry.name, found.st_mtime_ns, found.st_size])
+    except OSError:
+        # Not there yet, or removed while we looked.
+        return
+    if any(name == METADATA_FILE for name, _, _ in files):
+        yield folder, sorted(files)
+        return
+    for name in sorted(folders):
+        if name != UNFINISHED:
+            yield from _bags(folder / name)
+
+
+def _line(bag: Path, files: _Files | None, episode: IndexedEpisode) -> str:
+    info = None if episode.info is None else asdict(episode.info)
+    return json.dumps({"bag": str(bag), "files": files, "info": info, "problem": episode.problem}) + "\n"

@@ -1,0 +1,161 @@
+"""The episode index knows every bag and what it is good for, opens none twice, and follows what happens to them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from sample_episodes import PROFILE, write_episode, write_foreign
+
+from irevla_policy.recording.episode import write_label
+from irevla_trainer.data import index as module
+from irevla_trainer.data.index import EpisodeIndex
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the bags that were opened."""
+    names: list[str] = []
+    describe = module.describe
+
+    def counted(bag: Path):
+        names.append(bag.name)
+        return describe(bag)
+
+    monkeypatch.setattr(module, "describe", counted)
+    return names
+
+
+def index_of(tmp_path: Path, *folders: str) -> EpisodeIndex:
+    return EpisodeIndex([tmp_path / folder for folder in folders or ("bags",)], PROFILE, tmp_path / "state" / "index")
+
+
+def datasets(index: EpisodeIndex) -> dict[str, str]:
+    return {episode.bag.name: episode.dataset for episode in index.episodes}
+
+
+def test_episodes_are_sorted_by_what_they_are_good_for(tmp_path):
+    bags = tmp_path / "bags"
+    write_episode(bags / "expert", 2)
+    write_episode(bags / "deep" / "human", 2, source="human")
+    write_episode(bags / "policy", 2, source="policy")
+    write_episode(bags / "helped", 2, source="mixed")
+    write_episode(bags / "failed", 2, source="policy", success="no")
+    write_episode(bags / "unlabelled", 2, source="policy", success="unknown")
+    write_episode(bags / "aborted", 2, state="aborted")
+    write_episode(bags / "unfinished" / "running", 2)
+    index = index_of(tmp_path)
+    assert {episode.bag.name for episode in index.refresh().new} == {
+        "expert", "human", "policy", "helped", "failed", "unlabelled", "aborted"
+    }  # fmt: skip
+    assert datasets(index) == {
+        "expert": "D_e",
+        "human": "D_e",
+        "policy": "D_RL",
+        "helped": "D_RL",
+        "failed": "",
+        "unlabelled": "",
+        "aborted": "",
+    }
+
+
+def test_bags_are_opened_once(tmp_path, opened):
+    for name in ("one", "two"):
+        write_episode(tmp_path / "bags" / name, 2)
+    assert len(index_of(tmp_path).refresh().new) == 2
+    again = index_of(tmp_path)
+    assert datasets(again) == {"one": "D_e", "two": "D_e"}
+    assert not again.refresh()
+    assert opened == ["one", "two"]
+    write_episode(tmp_path / "bags" / "three", 2)
+    assert [episode.bag.name for episode in again.refresh().new] == ["three"]
+    assert opened == ["one", "two", "three"]
+    assert datasets(index_of(tmp_path)) == {"one": "D_e", "three": "D_e", "two": "D_e"}
+
+
+def test_labels_after_the_fact_count_also_of_plain_recordings(tmp_path):
+    bags = tmp_path / "bags"
+    write_foreign(bags / "teleoperated", 5)
+    write_episode(bags / "tried", 2, source="policy", success="unknown")
+    index = index_of(tmp_path)
+    index.refresh()
+    assert datasets(index) == {"teleoperated": "", "tried": ""}
+    write_label(bags / "teleoperated", "yes", "operator")
+    write_label(bags / "tried", "yes", "operator")
+    assert len(index.refresh().new) == 2
+    assert datasets(index) == {"teleoperated": "D_e", "tried": "D_RL"}
+    write_label(bags / "tried", "no", "operator")
+    assert [episode.info.success for episode in index.refresh().new] == ["no"]
+    assert datasets(index_of(tmp_path)) == {"teleoperated": "D_e", "tried": ""}
+
+
+def test_bags_that_are_gone_are_forgotten(tmp_path):
+    for name in ("one", "two"):
+        write_episode(tmp_path / "bags" / name, 2)
+    index = index_of(tmp_path)
+    index.refresh()
+    shutil.rmtree(tmp_path / "bags" / "one")
+    assert index.refresh().gone == [tmp_path / "bags" / "one"]
+    assert datasets(index) == datasets(index_of(tmp_path)) == {"two": "D_e"}
+
+
+def test_bad_bags_are_listed_with_the_reason(tmp_path, opened):
+    bags = tmp_path / "bags"
+    write_episode(bags / "good", 2)
+    write_episode(bags / "foreign", 2, robot="panda", profile_hash="0123456789ab")
+    data = next(write_episode(bags / "empty", 2).glob("*.mcap"))
+    whole = data.read_bytes()
+    data.write_bytes(b"")
+    index = index_of(tmp_path)
+    index.refresh()
+    problems = {episode.bag.name: episode.problem for episode in index.episodes if episode.problem}
+    assert sorted(problems) == ["empty", "foreign"]
+    assert "the file is empty" in problems["empty"]
+    assert "recorded with robot 'panda' (profile hash 0123456789ab), expected 'metaworld_sawyer'" in problems["foreign"]
+    assert datasets(index) == {"empty": "", "foreign": "", "good": "D_e"}
+    # A bad bag is not tried again and again, but once its files have changed: it may have been on its way.
+    assert not index.refresh()
+    data.write_bytes(whole)
+    index.refresh()
+    assert datasets(index)["empty"] == "D_e"
+
+
+@pytest.mark.parametrize("damage", ["deleted", "cut", "foreign", "other version"])
+def test_the_index_is_made_anew_from_the_bags(tmp_path, damage):
+    for name in ("one", "two"):
+        write_episode(tmp_path / "bags" / name, 2)
+    index_of(tmp_path).refresh()
+    file = tmp_path / "state" / "index"
+    whole = file.read_text()
+    if damage == "deleted":
+        file.unlink()
+    elif damage == "cut":
+        file.write_text(whole[:-30])
+    elif damage == "foreign":
+        file.write_text("no index\n")
+    else:
+        file.write_text(whole.replace('"version": 1', '"version": 0'))
+    index = index_of(tmp_path)
+    assert index.refresh()
+    assert datasets(index) == {"one": "D_e", "two": "D_e"}
+    assert file.read_text() == whole
+    assert not index_of(tmp_path).refresh()
+
+
+def test_the_file_stays_small(tmp_path):
+    bag = write_episode(tmp_path / "bags" / "one", 2)
+    index = index_of(tmp_path)
+    for number in range(20):
+        write_label(bag, "no" if number % 2 else "yes", "operator", stamp=number)
+        index.refresh()
+    assert len((tmp_path / "state" / "index").read_text().splitlines()) <= 6
+    assert datasets(index_of(tmp_path)) == {"one": ""}
+
+
+def test_folders_may_overlap_and_need_not_exist_yet(tmp_path):
+    index = index_of(tmp_path, "bags", "bags/inner", "later")
+    assert not index.refresh()
+    write_episode(tmp_path / "bags" / "inner" / "one", 2)
+    write_episode(tmp_path / "later" / "two", 2)
+    assert len(index.refresh().new) == 2
