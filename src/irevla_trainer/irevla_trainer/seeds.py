@@ -1,11 +1,11 @@
-"""Seeds of episodes: training, validation and test never share one."""
+"""Seeds of episodes: training, validation, test and gates never share one."""
 
 from __future__ import annotations
 
 from irevla_policy.errors import UserError
 
 _SIZE = 1_000_000
-RANGES = {"train": 0, "validation": _SIZE, "test": 2 * _SIZE}
+RANGES = {"train": 0, "validation": _SIZE, "test": 2 * _SIZE, "gate": 3 * _SIZE}
 """First seed of each range; each holds a million."""
 
 
@@ -17,7 +17,8 @@ def episode_seeds(purpose: str, count: int, first: int = 0) -> range:
     """Seeds of episodes, the same for every policy, so that comparisons are paired.
 
     Args:
-        purpose: 'train' (demonstrations, RL), 'validation' (gates, model selection) or 'test' (reported results).
+        purpose: 'train' (demonstrations, RL), 'validation' (model selection), 'test' (reported results) or 'gate'
+            (promotion).
         count: Number of episodes.
         first: Offset in the range; the option `--seed` of the commands.
 

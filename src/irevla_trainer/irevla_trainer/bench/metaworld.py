@@ -27,7 +27,7 @@ import yaml
 from irevla_policy.durable import write_text
 from irevla_policy.errors import RunError
 from irevla_policy.paths import config_folder
-from irevla_policy.settings import SettingsError, load, setting, to_dict
+from irevla_policy.settings import SettingsError, from_dict, load, setting, to_dict
 from irevla_trainer.bench.result import BenchResult, Target
 from irevla_trainer.loop.evaluation import CATEGORIES
 from irevla_trainer.loop.paper import PAPER
@@ -142,8 +142,9 @@ def run(
 def _result(folder: Path, settings: TrainFile) -> dict[str, Any]:
     """The result of a finished run, if it is one of these settings."""
     found: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    wanted = to_dict(settings)
-    changed = sorted(key for key in {*wanted, *found["settings"]} if wanted.get(key) != found["settings"].get(key))
+    # Settings that came up since then are at their defaults in it.
+    wanted, had = to_dict(settings), to_dict(from_dict(TrainFile, found["settings"], str(folder / "result.json")))
+    changed = sorted(key for key in wanted if wanted[key] != had[key])
     if changed:
         raise SettingsError(
             f"--out: {folder} was run with other settings ({', '.join(changed)}); choose another folder"

@@ -24,7 +24,8 @@ from irevla_policy.robot.profile import RobotProfile
 from irevla_trainer.data.description import describe
 
 _FORMAT = {"format": "irevla episode index", "version": 1}
-_TEACHERS = ("expert", "human")
+TEACHERS = ("expert", "human")
+"""Sources whose successes are demonstrations."""
 
 _Files = list[list[Any]]
 
@@ -48,7 +49,7 @@ class IndexedEpisode:
         """'D_e', 'D_RL', or empty when it is kept but not imitated."""
         if self.info is None or self.problem or self.info.state != "finished" or self.info.success != "yes":
             return ""
-        return "D_e" if self.info.source in _TEACHERS else "D_RL"
+        return "D_e" if self.info.source in TEACHERS else "D_RL"
 
 
 @dataclass

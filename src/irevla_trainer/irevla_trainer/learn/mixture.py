@@ -17,7 +17,7 @@ class Mixture(Decisions):
     as much as many.
 
     Args:
-        experts: D_e.
+        experts: D_e; may be empty, then a pass takes all of D_RL.
         successes: D_RL; may be empty.
         cameras: Which images to take.
         share: Share of D_RL among the decisions that are drawn, in [0, 1).
@@ -37,7 +37,8 @@ class Mixture(Decisions):
         super().__init__([*experts, *successes], cameras, chunk)
         self._experts = sum(len(episode.action) for episode in experts)
         drawn = round(self._experts * share / (1.0 - share))
-        self._drawn = drawn if len(self) > self._experts else 0
+        available = len(self) - self._experts
+        self._drawn = 0 if not available else drawn if self._experts else available
 
     @property
     def epoch_length(self) -> int:

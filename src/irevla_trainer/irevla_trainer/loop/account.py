@@ -125,7 +125,7 @@ def _stage(folder: Path, settings: dict[str, Any], before: int) -> Stage:
         name=folder.name,
         stage=stage,
         # The folder's name has a hyphen where the task has a colon.
-        task=tasks[number - 1] if 0 < number <= len(tasks) else "",
+        task=tasks[(number - 1) % len(tasks)] if number and tasks else "",
         values=values,
         metrics=metrics,
         validation=_values(folder.with_name(folder.name + _VALIDATION) / "step.json").get("categories", {}),
@@ -134,9 +134,10 @@ def _stage(folder: Path, settings: dict[str, Any], before: int) -> Stage:
 
 
 def _planned(settings: dict[str, Any]) -> int:
-    if not settings["stage1"]["enabled"]:
-        return 1
-    return 1 + len(settings["tasks"]["rl"]) * (2 if settings["stage2"]["enabled"] else 1)
+    if not (settings["stage1"]["enabled"] and settings["tasks"]["rl"]):
+        return 2 if settings["init"] and settings["stage2"]["enabled"] else 1
+    tasks = len(settings["tasks"]["rl"]) * settings.get("rounds", 1)
+    return 1 + tasks * (2 if settings["stage2"]["enabled"] else 1)
 
 
 def _values(path: Path) -> dict[str, Any]:

@@ -29,14 +29,13 @@ from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.settings import to_dict
 from irevla_policy.sim.tasks import load_tasks
-from irevla_trainer.data.dataset import Dataset
 from irevla_trainer.evaluate import EvaluationTask
 from irevla_trainer.learn.decisions import Decisions, EpisodeArrays
 from irevla_trainer.learn.sft import TrainingError
 from irevla_trainer.loop.display import Display
 from irevla_trainer.loop.evaluation import evaluate_all, score, summary
-from irevla_trainer.loop.experts import load_experts
-from irevla_trainer.loop.replay import Replay, Success
+from irevla_trainer.loop.recorded import load_recorded
+from irevla_trainer.loop.replay import Replay
 from irevla_trainer.loop.report import write_report
 from irevla_trainer.loop.run import RunFolder
 from irevla_trainer.loop.settings import TrainFile
@@ -66,16 +65,29 @@ def train(run: RunFolder, settings: TrainFile, display: Display) -> dict[str, An
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    with _Loop(run, settings, display) as loop:
-        return loop.run()
+    with Loop(run, settings, display) as loop:
+        loop.learn()
+        return loop.test(loop.selected())
 
 
 _CACHE = "cache"
 """Folder of decoded demonstrations, which a finished run has no more use for."""
 
 
-class _Loop:
-    """The loop with what its stages share."""
+class Loop:
+    """The loop with what its stages share: `learn`, and then use what was `selected`.
+
+    Args:
+        run: Its folder.
+        settings: Of the run.
+        display: Shows progress.
+
+    Attributes:
+        accounts: Step to what came out of it.
+        evaluations: Step to category to success on validation seeds.
+        experts: D_e.
+        recorded: Of D_RL what earlier policies have left in bags.
+    """
 
     def __init__(self, run: RunFolder, settings: TrainFile, display: Display) -> None:
         self.folder, self.settings, self.display = run, settings, display
@@ -86,22 +98,25 @@ class _Loop:
         self._open = contextlib.ExitStack()
         self._worlds: Worlds | None = None
         self.experts: list[EpisodeArrays] = []
+        self.recorded: list[EpisodeArrays] = []
 
-    def __enter__(self) -> _Loop:
+    def __enter__(self) -> Loop:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def run(self) -> dict[str, Any]:
-        """Algorithm 1."""
-        if self.settings.needs_experts:
+    def learn(self) -> None:
+        """Algorithm 1; without reinforcement learning its stage 0, or stage 2 from a given checkpoint."""
+        if self.settings.reads_bags:
             # What is missing in them would else be found out after hours.
-            self._read_experts()
+            self._read_bags()
         current = self._stage_0()
         self._evaluate(current)
+        if self.settings.fine_tunes:
+            self._evaluate(self._stage_2(1, None, current, []))
         successes: list[Path] = []
-        learnt_tasks = self.settings.tasks.rl if self.settings.stage1.enabled else ()
+        learnt_tasks = self.settings.tasks.rl * self.settings.rounds if self.settings.stage1.enabled else ()
         for number, text in enumerate(learnt_tasks, start=1):
             task = EvaluationTask.parse(text)
             learnt = self._stage_1(number, task, current, successes)
@@ -111,7 +126,16 @@ class _Loop:
             if self.settings.stage2.enabled:
                 current = self._stage_2(number, task, learnt, successes)
                 self._evaluate(current)
-        return self._result()
+
+    def selected(self) -> str:
+        """The step whose checkpoint did best on validation seeds."""
+        # Of equals the latest: it has learnt from more.
+        steps = list(self.evaluations)
+        return max(steps, key=lambda step: (score(self.evaluations[step]), steps.index(step)))
+
+    def checkpoint(self, step: str) -> Path:
+        """The checkpoint that a step has left."""
+        return self.folder.path(step) / "checkpoint"
 
     # -- stages -----------------------------------------------------------------------------------------------------
 
@@ -139,7 +163,7 @@ class _Loop:
     def _stage_1(self, number: int, task: EvaluationTask, before: str, folders: Sequence[Path]) -> str:
         def work(folder: Path) -> dict[str, Any]:
             policy = self._load(before)
-            with self.display.iterations(f"stage 1 {task}", self.settings.stage1) as report:
+            with self.display.iterations(str(task), self.settings.stage1) as report:
                 account = stage_1(
                     policy,
                     task,
@@ -148,7 +172,7 @@ class _Loop:
                     self.settings.seed * 1000 + number,
                     folder,
                     report,
-                    rehearsed=[*self.experts, *self._successes(folders)],
+                    rehearsed=[*self.experts, *self._d_rl(folders)],
                 )
             if not account["successes"]:
                 self.display.say(
@@ -159,16 +183,17 @@ class _Loop:
 
         return self._step(f"{number:02d}-stage1-{_plain(task)}", work)
 
-    def _stage_2(self, number: int, task: EvaluationTask, before: str, folders: list[Path]) -> str:
+    def _stage_2(self, number: int, task: EvaluationTask | None, before: str, folders: list[Path]) -> str:
         def work(folder: Path) -> dict[str, Any]:
             policy = self._load(before)
-            successes = self._successes(folders)
-            title = f"stage 2 {task}"
-            if not successes:
+            successes = self._d_rl(folders)
+            title = f"stage 2 {task}" if task else "stage 2"
+            if task and not successes:
                 self.display.say(f"{title}: no success so far to learn from; goes on with the policy as it was")
                 self._keep(folder, policy)
                 return {"steps": 0, "success_episodes": 0}
-            with self.display.updates(title) as progress, _named(f"{title} (settings stage2.sft)"):
+            shown = self.display.updates(title, str(task or ""))
+            with shown as progress, _named(f"{title} (settings stage2.sft)"):
                 account = stage_2(
                     policy,
                     self.experts,
@@ -181,12 +206,13 @@ class _Loop:
             self._keep(folder, policy)
             return account | {"success_episodes": len(successes)}
 
-        return self._step(f"{number:02d}-stage2-{_plain(task)}", work)
+        return self._step(f"{number:02d}-stage2" + (f"-{_plain(task)}" if task else ""), work)
 
-    def _successes(self, folders: Sequence[Path]) -> list[Success]:
-        """D_RL of the tasks whose folders these are."""
+    def _d_rl(self, folders: Sequence[Path]) -> list[EpisodeArrays]:
+        """D_RL: what was recorded, and what the stages 1 with these folders have found."""
         stage1 = self.settings.stage1
-        return [episode for path in folders for episode in Replay(path, stage1.successes, stage1.imitate).episodes()]
+        replays = [Replay(path, stage1.successes, stage1.imitate) for path in folders]
+        return [*self.recorded, *(episode for replay in replays for episode in replay.episodes())]
 
     def _step(self, name: str, work: Callable[[Path], dict[str, Any]]) -> str:
         self.accounts[name] = self.folder.step(name, work)
@@ -215,10 +241,8 @@ class _Loop:
         decisions = sum(account["decisions"] for done, account in self.accounts.items() if "-stage1-" in done)
         self.display.evaluation(step, self.evaluations[step], None if known else decisions)
 
-    def _result(self) -> dict[str, Any]:
-        # Of equals the latest: it has learnt from more.
-        steps = list(self.evaluations)
-        selected = max(steps, key=lambda step: (score(self.evaluations[step]), steps.index(step)))
+    def test(self, selected: str) -> dict[str, Any]:
+        """Finish the run with a step's success on test seeds; returns the content of `result.json`."""
 
         def work(folder: Path) -> dict[str, Any]:
             evaluation = self.settings.evaluation
@@ -242,11 +266,22 @@ class _Loop:
             return {"categories": summary(results), "films": films}
 
         test = self.folder.step("99-test", work)
-        checkpoint = self.folder.path(selected) / "checkpoint"
+        return self.finish(selected, {"test": test["categories"], "films": test["films"]})
+
+    def finish(self, selected: str, found: dict[str, Any]) -> dict[str, Any]:
+        """Put the run's checkpoint, result and report in place.
+
+        Args:
+            selected: The step whose checkpoint it is.
+            found: What is known of it.
+
+        Returns:
+            The content of `result.json`.
+        """
+        checkpoint = self.checkpoint(selected)
         result = {
             "selected": {"step": selected, "version": checkpoint_version(checkpoint), "checkpoint": "checkpoint"},
-            "test": test["categories"],
-            "films": test["films"],
+            **found,
             "validation": self.evaluations,
             "steps": self.accounts,
             "settings": to_dict(self.settings),
@@ -273,21 +308,19 @@ class _Loop:
             )
         return self._worlds
 
-    def _read_experts(self) -> None:
-        """D_e."""
+    def _read_bags(self) -> None:
+        """D_e, and the recorded part of D_RL."""
         with self.display.bags() as progress:
-            dataset: Dataset = load_experts(
-                self.settings.bags, self.settings.tasks.expert, self.profile, self.folder.folder / _CACHE, progress
-            )
-        self._open.callback(dataset.close)
-        self.experts = list(dataset.episodes)
+            read = load_recorded(self.settings, self.profile, self.folder.folder / _CACHE, progress)
+        self._open.callback(read.close)
+        self.experts, self.recorded = list(read.experts), list(read.successes)
 
     def _keep(self, folder: Path, policy: VLAPolicy) -> None:
         provenance = {"made_by": "irevla train", "origin": origin(), "settings": to_dict(self.settings)}
         save_checkpoint(folder / "checkpoint", policy, provenance)
 
     def _load(self, step: str) -> VLAPolicy:
-        return load_checkpoint(self.folder.path(step) / "checkpoint").to(self.device)
+        return load_checkpoint(self.checkpoint(step)).to(self.device)
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ def check(settings: TrainFile, file: Path) -> None:
                     f"{settings.init} decides {model.chunk} actions at a time, reinforcement learning takes a "
                     "checkpoint that was trained with chunk: 1"
                 )
-    if settings.needs_experts:
+    if settings.reads_bags:
         with _of(file, "bags"):
             if not settings.bags:
                 raise SettingsError("expected at least one folder with demonstrations of the expert tasks")

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,40 @@ _PAUSE = 5.0
 """s between two lines of progress where there is no terminal."""
 
 
+@dataclass(frozen=True)
+class Doing:
+    """What a run does at a moment.
+
+    Attributes:
+        kind: 'reading', 'sft', 'rl' or 'evaluation'.
+        title: For people.
+        task: The task at hand; empty for all.
+        done: Bags, updates, decisions or episodes so far.
+        total: How many there will be, at most.
+        success: Of the newest rollout or evaluation; None when this is about something else.
+        loss: Newest training loss; None when this is about something else.
+    """
+
+    kind: str
+    title: str
+    task: str
+    done: int
+    total: int
+    success: float | None = None
+    loss: float | None = None
+
+
 class Display:
     """Progress of a run.
 
     Args:
         folder: Of the run; scalars go to `tensorboard` in it.
+        watch: Called whenever something has gone on.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, watch: Callable[[Doing], None] = lambda doing: None) -> None:
         self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._watch = watch
 
     def __enter__(self) -> Display:
         return self
@@ -48,29 +74,39 @@ class Display:
                 if report.problem:
                     self.say(str(report))
                 bar.show(done, total)
+                self._watch(Doing("reading", "reading bags", "", done, total))
 
             yield show
 
     @contextmanager
-    def updates(self, title: str) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
-        """During supervised fine-tuning."""
+    def updates(self, title: str, task: str = "") -> Iterator[Callable[[int, int, dict[str, float]], None]]:
+        """During supervised fine-tuning.
+
+        Args:
+            title: Of the stage.
+            task: The task that it follows; empty for none.
+        """
         with _Bar(title, "update") as bar:
 
             def show(step: int, total: int, figures: dict[str, float]) -> None:
                 bar.show(step, total, f"loss {figures['loss']:.4f}")
+                self._watch(Doing("sft", title, task, step, total, loss=figures["loss"]))
                 if step % 50 == 0:
                     self._scalar(f"{title}/loss", figures["loss"], step)
 
             yield show
 
     @contextmanager
-    def iterations(self, title: str, settings: Stage1Settings) -> Iterator[Callable[[dict[str, float]], None]]:
-        """During reinforcement learning."""
+    def iterations(self, task: str, settings: Stage1Settings) -> Iterator[Callable[[dict[str, float]], None]]:
+        """During reinforcement learning on a task."""
+        title = f"stage 1 {task}"
         with _Bar(title, "decision") as bar:
 
             def show(figures: dict[str, float]) -> None:
                 decisions = int(figures["decisions"])
-                bar.show(decisions, settings.decisions, f"success {figures['rollout_success']:.2f}")
+                success, total = figures["rollout_success"], settings.decisions
+                bar.show(decisions, total, f"success {success:.2f}")
+                self._watch(Doing("rl", title, task, min(decisions, total), total, success=success))
                 for name, value in figures.items():
                     self._scalar(f"{title}/{name}", value, decisions)
 
@@ -80,7 +116,12 @@ class Display:
     def episodes(self, title: str) -> Iterator[Callable[[int, int], None]]:
         """During an evaluation."""
         with _Bar(title, "episode") as bar:
-            yield bar.show
+
+            def show(done: int, total: int) -> None:
+                bar.show(done, total)
+                self._watch(Doing("evaluation", title, "", done, total))
+
+            yield show
 
     def evaluation(self, step: str, categories: dict[str, Any], decisions: int | None) -> None:
         """The outcome of an evaluation.

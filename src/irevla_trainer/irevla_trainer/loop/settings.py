@@ -16,15 +16,13 @@ ALGORITHMS = ("ppo", "sacfd")
 class TaskSets:
     """The three categories of tasks; each is TASK or TASK:VARIATION."""
 
-    expert: tuple[str, ...] = setting(doc="Tasks with demonstrations, learnt in stage 0")
+    expert: tuple[str, ...] = setting((), "Tasks with demonstrations, learnt in stage 0")
     rl: tuple[str, ...] = setting(
         (), "Tasks learnt by reinforcement, in this order; empty for supervised learning only"
     )
     unseen: tuple[str, ...] = setting((), "Tasks that are never learnt, only evaluated")
 
     def __post_init__(self) -> None:
-        if not self.expert:
-            raise SettingsError("expert: expected at least one task")
         for name in ("expert", "rl", "unseen"):
             tasks = getattr(self, name)
             for task in tasks:
@@ -36,7 +34,11 @@ class TaskSets:
 class Stage1Settings:
     """Stage 1: online reinforcement learning on one task."""
 
-    enabled: bool = setting(True, "Whether there is reinforcement learning; without, the run is stage 0 alone")
+    enabled: bool = setting(
+        True,
+        "Whether there is reinforcement learning; without, the run is stage 0 alone, or one stage 2 from a given "
+        "checkpoint",
+    )
     algorithm: str = setting("ppo", "Reinforcement learning algorithm", choices=ALGORITHMS)
     trains: str = setting(
         "heads",
@@ -44,6 +46,7 @@ class Stage1Settings:
         choices=TRAINS,
     )
     decisions: int = setting(40_000, "Most decisions per task", at_least=1)
+    iterations: int = setting(0, "Most rollouts per task; 0 for as many as the decisions allow", at_least=0)
     converged: float = setting(
         0.95, "Success rate of a rollout, exploration noise included, that counts as converged", above=0.0
     )
@@ -93,6 +96,9 @@ class TrainFile:
     tasks: TaskSets = setting(doc="The tasks")
     task_file: str = setting("metaworld", "File of the world's tasks and variations: a name in config/tasks, or a path")
     bags: tuple[str, ...] = setting((), "Folders with the experts' bags, relative to the working directory")
+    policy_successes: bool = setting(
+        False, "Whether successes of policies in these bags are part of D_RL, whatever their task"
+    )
     robot: str = setting("sawyer", "Robot profile, name or file")
     model: ModelSettings = setting(factory=ModelSettings, doc="The model")
     init: str = setting("", "Checkpoint to start from instead of stage 0")
@@ -100,6 +106,7 @@ class TrainFile:
     from_scratch: bool = setting(False, "Skip stage 0: reinforcement learning from an untrained policy")
     stage1: Stage1Settings = setting(factory=Stage1Settings, doc="Stage 1")
     stage2: Stage2Settings = setting(factory=Stage2Settings, doc="Stage 2")
+    rounds: int = setting(1, "How many times the RL tasks are gone through", at_least=1)
     evaluation: EvaluationSettings = setting(factory=EvaluationSettings, doc="Evaluation")
     worlds: int = setting(
         16, "Worlds, each in a process of its own: half of them step while the model decides for the others", at_least=1
@@ -121,6 +128,9 @@ class TrainFile:
     seed: int = setting(0, "Of weights, order, noise and episodes; one for all stages", at_least=0)
 
     def __post_init__(self) -> None:
+        learns_from_experts = not (self.init or self.from_scratch)
+        if not self.tasks.expert and (learns_from_experts or not (self.learns_online or self.fine_tunes)):
+            raise SettingsError("tasks: expert: expected at least one task")
         if self.init and self.from_scratch:
             raise SettingsError("from_scratch: init names a checkpoint to start from; leave one of them out")
         for key, stage in (("stage0", self.stage0), ("stage2.sft", self.stage2.sft)):
@@ -138,6 +148,16 @@ class TrainFile:
         return self.stage1.enabled and bool(self.tasks.rl)
 
     @property
+    def fine_tunes(self) -> bool:
+        """Whether the run is one stage 2 from a given checkpoint."""
+        return bool(self.init) and not self.learns_online and self.stage2.enabled
+
+    @property
+    def reads_bags(self) -> bool:
+        """Whether what the bags hold is used: learnt from, or rehearsed beside reinforcement learning."""
+        return self.needs_experts or (self.learns_online and bool(self.bags))
+
+    @property
     def needs_experts(self) -> bool:
         """Whether demonstrations are learnt from, in stage 0 or in stage 2."""
-        return not (self.init or self.from_scratch) or (self.learns_online and self.stage2.enabled)
+        return not (self.init or self.from_scratch) or self.fine_tunes or (self.learns_online and self.stage2.enabled)

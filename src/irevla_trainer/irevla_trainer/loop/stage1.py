@@ -220,6 +220,8 @@ class _Stage1:
             progress.finished = "converged"
         elif progress.decisions >= self.settings.decisions:
             progress.finished = "decisions spent"
+        elif progress.iteration == self.settings.iterations:
+            progress.finished = "iterations done"
 
     def _validate(self) -> float:
         """Success without noise on validation seeds."""

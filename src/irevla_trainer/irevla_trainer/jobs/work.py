@@ -1,0 +1,84 @@
+"""The work of a training job: learn, choose a candidate, put it before the gate, store it with the verdict."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from irevla_policy.model.checkpoint import checkpoint_version, load_checkpoint
+from irevla_trainer.jobs.gate import judge
+from irevla_trainer.jobs.job import JobFolder
+from irevla_trainer.jobs.plan import Plan, plan
+from irevla_trainer.jobs.policies import store
+from irevla_trainer.jobs.progress import ProgressFile, phases
+from irevla_trainer.loop.algorithm import Loop
+from irevla_trainer.loop.check import check
+from irevla_trainer.loop.display import Display, Doing
+from irevla_trainer.loop.run import RunFolder
+
+
+def work(job: JobFolder) -> dict[str, Any]:
+    """Do a job, or what is left of it.
+
+    Returns:
+        promoted, version and checkpoint of the candidate (empty when there is none), message, and the gate's verdict.
+
+    Raises:
+        UserError: Something that the job needs does not fit.
+        RunError: The training cannot go on.
+        OSError: The disk is full.
+        KeyboardInterrupt: Stopped by SIGINT; the same call goes on.
+    """
+    planned = plan(job)
+    settings = planned.settings
+    check(settings, job.plan_path)
+    shown = ProgressFile(job.progress_path, phases(settings))
+    with ExitStack() as stack:
+        resumed = (job.run_path / "config.yaml").is_file()
+        run = stack.enter_context(RunFolder(job.run_path, settings, resume=resumed))
+        if run.result is not None:
+            return dict(run.result["outcome"])
+        display = stack.enter_context(Display(run.folder, shown.watch))
+        loop = stack.enter_context(Loop(run, settings, display))
+        loop.learn()
+        step = loop.selected()
+        outcome = _outcome(job, planned, run, loop, loop.checkpoint(step), shown)
+        display.say(outcome["message"])
+        loop.finish(step, {"test": {}, "films": {}, "outcome": outcome})
+    return outcome
+
+
+def _outcome(
+    job: JobFolder, planned: Plan, run: RunFolder, loop: Loop, candidate: Path, shown: ProgressFile
+) -> dict[str, Any]:
+    base = Path(planned.settings.init)
+    version = checkpoint_version(candidate)
+    if version == checkpoint_version(base):
+        message = "no stage did better on validation seeds than the policy that it started from"
+        return {"promoted": False, "version": "", "checkpoint": "", "message": message, "gate": None}
+
+    def progress(done: int, total: int) -> None:
+        shown.watch(Doing("gate", "comparing the candidate with the policy before", "", done, total))
+
+    def gate(folder: Path) -> dict[str, Any]:
+        return judge(
+            load_checkpoint(base).to(loop.device),
+            load_checkpoint(candidate).to(loop.device),
+            loop.worlds,
+            planned.trained,
+            planned.others,
+            job.order.settings.gate,
+            planned.gate_seed,
+            progress,
+        ).to_json()
+
+    verdict = run.step("90-gate", gate)
+    found = {"job": job.name, "base": checkpoint_version(base), "gate": verdict}
+    return {
+        "promoted": verdict["promoted"],
+        "version": version,
+        "checkpoint": str(store(candidate, job.policies, found)),
+        "message": verdict["reason"],
+        "gate": verdict,
+    }

@@ -1,0 +1,279 @@
+"""Jobs, from a request to a candidate before the gate, in real training processes; whatever happens to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from sample_episodes import PROFILE, write_episode
+
+from irevla_policy.model.checkpoint import checkpoint_version, read_provenance, save_checkpoint
+from irevla_policy.model.config import ModelSettings, RobotFacts
+from irevla_policy.model.policy import VLAPolicy
+from irevla_policy.settings import from_dict
+from irevla_trainer.data.index import EpisodeIndex
+from irevla_trainer.jobs.job import JobFolder, State, all_jobs
+from irevla_trainer.jobs.manager import JobManager
+from irevla_trainer.jobs.request import JobRequest, TrainerFile
+
+WORKER = Path(__file__).with_name("stand_in_worker.py")
+SFT = {"steps": 3, "batch_size": 4, "validation_share": 0.0}
+STAGE1 = {"decisions": 40, "validation_episodes": 2, "ppo": {"episodes": 4, "warmup": 0, "minibatch": 8}}
+LONG = {"sft": SFT | {"steps": 100_000, "save_every": 0.5}}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A checkpoint to start from."""
+    folder = tmp_path_factory.mktemp("base") / "checkpoint"
+    save_checkpoint(folder, VLAPolicy.create(ModelSettings(), RobotFacts.of(PROFILE)), {"training": "none"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bags(tmp_path_factory) -> Path:
+    """Two demonstrations of a task, a success of a policy on another, and what is good for nothing."""
+    folder = tmp_path_factory.mktemp("bags")
+    for number in range(2):
+        write_episode(folder / f"drawer-{number}", 4, task="drawer-open")
+    write_episode(folder / "window", 4, task="window-open", source="policy")
+    write_episode(folder / "failed", 4, task="window-open", source="policy", success="no")
+    return folder
+
+
+@dataclass
+class Trainer:
+    """A manager and what it needs; another one in the same folder comes after a crash."""
+
+    folder: Path
+    bags: Path
+    base: Path
+    manager: JobManager
+    make: Callable[..., JobManager]
+
+    def submit(self, queue: bool = False, **request):
+        return self.manager.submit(JobRequest(**request), queue, str(self.base))
+
+    def run(self, seconds: float = 120.0) -> State:
+        """Until the running job is over."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            job = self.manager.poll()
+            if job is not None:
+                return job.state
+            time.sleep(0.05)
+        raise TimeoutError(self.log())
+
+    def until(self, reached: Callable[[], bool], seconds: float = 60.0) -> None:
+        """Until something has come about."""
+        deadline = time.monotonic() + seconds
+        while not reached():
+            assert self.manager.poll() is None, self.log()
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.02)
+
+    def log(self) -> str:
+        job = self.manager.newest
+        return job.log_path.read_text() if job and job.log_path.exists() else "no log"
+
+    @property
+    def job(self) -> JobFolder:
+        assert self.manager.newest is not None
+        return self.manager.newest
+
+
+@pytest.fixture
+def trainer(tmp_path, base, bags):
+    made: list[JobManager] = []
+
+    def make(resume: bool = True, keep_free_gb: float = 0.0, **changes) -> JobManager:
+        values = {
+            "tasks": ["drawer-open:blue"],
+            "stage1": STAGE1,
+            "stage2": {"sft": SFT},
+            "sft": SFT,
+            "validation_episodes": 2,
+            "gate": {"episodes": 4, "looks": 2},
+            "threads": 1,
+        }
+        settings = from_dict(TrainerFile, values | changes, "test")
+        index = EpisodeIndex([bags], PROFILE, tmp_path / "trainer" / "episodes.jsonl")
+        index.refresh()
+        manager = JobManager(
+            tmp_path / "trainer", settings, "sawyer", PROFILE, index, keep_free_gb, resume,
+            lambda job: [sys.executable, str(WORKER), str(job)],
+        )  # fmt: skip
+        made.append(manager)
+        return manager
+
+    yield Trainer(tmp_path / "trainer", bags, base, make(), make)
+    for manager in made:
+        manager.close()
+
+
+def test_a_cycle_ends_with_a_verdict_on_a_candidate(trainer):
+    asked = time.monotonic()
+    answer = trainer.submit()
+    assert time.monotonic() - asked < 0.1
+    assert answer.accepted and answer.job == "job-000001"
+    assert answer.reason == f"cycle from {trainer.base}"
+    state = trainer.run()
+    assert state.state == "succeeded", trainer.log()
+    outcome = trainer.job.outcome
+    assert state.message == outcome["message"]
+    assert state.promoted == (outcome["version"] if outcome["promoted"] else "")
+    steps = {path.name for path in (trainer.job.run_path / "steps").iterdir()}
+    assert {"01-stage1-drawer-open-blue", "02-stage2-drawer-open-blue"} & steps == {"01-stage1-drawer-open-blue"}
+    assert "01-stage2-drawer-open-blue" in steps
+    progress = trainer.manager.progress
+    assert progress.stage in ("gate", "evaluation") and progress.share > 0.6
+    # What the policy has done itself is learnt from as well: two demonstrations, a recorded success, and new ones.
+    stage2 = trainer.job.run_path / "steps" / "01-stage2-drawer-open-blue"
+    assert '"episodes": 2' not in (stage2 / "step.json").read_text()
+    if outcome["gate"] is not None:
+        stored = Path(outcome["checkpoint"])
+        assert stored.name == outcome["version"] == checkpoint_version(stored)
+        assert stored.parent == trainer.folder / "policies"
+        provenance = read_provenance(stored)
+        assert provenance["job"] == "job-000001" and provenance["base"] == checkpoint_version(trainer.base)
+        assert provenance["gate"] == outcome["gate"]
+        seeds = outcome["gate"]["outcomes"]["drawer-open:blue"]["before"]
+        assert len(seeds) in (4, 8)
+
+
+@pytest.mark.parametrize(("stage", "steps"), [("sft", ["01-stage2"]), ("rl", ["01-stage1-drawer-open-blue"])])
+def test_single_stages(trainer, stage, steps):
+    assert trainer.submit(stage=stage, iterations=1).accepted
+    assert trainer.run().state == "succeeded", trainer.log()
+    found = sorted(path.name for path in (trainer.job.run_path / "steps").glob("0*") if "validation" not in path.name)
+    assert found == ["00-stage0", *steps]
+    metrics = (trainer.job.run_path / "steps" / steps[0] / "metrics.jsonl").read_text().splitlines()
+    # One pass over 8 decisions of demonstrations and as many of successes, or one rollout after the start.
+    assert len(metrics) == (1 if stage == "sft" else 2)
+
+
+def test_while_one_runs_others_are_refused_or_wait(trainer):
+    trainer.manager = trainer.make(stage2=LONG)
+    trainer.submit()
+    trainer.until(lambda: trainer.manager.running is not None)
+    refused = trainer.submit()
+    assert (refused.accepted, refused.job) == (False, "job-000001")
+    assert refused.reason == "job-000001 is running; wait for it, cancel it, or set queue"
+    queued = trainer.submit(queue=True, stage="sft")
+    assert queued.accepted and queued.job == "job-000002" and queued.reason.endswith("after 1 other jobs")
+    assert trainer.manager.cancel("job-000002").accepted
+    assert trainer.job.state.state == "cancelled"
+    assert trainer.manager.cancel("job-000009").reason == "there is no job 'job-000009'"
+    assert trainer.manager.cancel("job-000002").reason == "job-000002 is cancelled"
+
+
+def test_cancelling_stops_at_once_and_the_job_can_go_on(trainer):
+    trainer.manager = trainer.make(stage2=LONG)
+    trainer.submit()
+    trainer.until(lambda: trainer.manager.progress.stage == "sft")
+    asked = time.monotonic()
+    assert trainer.manager.cancel().accepted
+    state = trainer.run()
+    assert time.monotonic() - asked < 5.0
+    assert state.state == "cancelled"
+    kept = trainer.job.run_path / "steps" / "01-stage1-drawer-open-blue"
+    before = (kept / "step.json").stat().st_mtime_ns
+    assert trainer.manager.cancel().reason == "no job is running"
+    assert trainer.manager.resume("job-000001").accepted
+    log = len(trainer.log())
+    trainer.until(lambda: "stage 2" in trainer.log()[log:] or len(trainer.log()) > log + 200)
+    assert (kept / "step.json").stat().st_mtime_ns == before
+    assert trainer.job.state.state == "running"
+
+
+def test_a_training_process_that_is_killed_goes_on_by_itself(trainer):
+    trainer.submit()
+    trainer.until(lambda: trainer.manager.progress.stage in ("rl", "sft"))
+    first = trainer.manager._running.process
+    first.send_signal(signal.SIGKILL)
+    trainer.until(lambda: trainer.manager._running.process is not first)
+    assert trainer.run().state == "succeeded", trainer.log()
+
+
+def test_a_training_process_that_always_dies_is_given_up(trainer):
+    trainer.manager._command = lambda job: [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    trainer.submit()
+    state = trainer.run()
+    assert state.state == "failed"
+    assert state.message.startswith("the training process ended with signal SIGKILL, 3 times; see ")
+
+
+def test_jobs_outlive_their_trainer(trainer):
+    trainer.submit()
+    trainer.until(lambda: trainer.manager.progress.stage in ("rl", "sft"))
+    process = trainer.manager._running.process
+    # As if the trainer were killed: its end of the pipe is gone, and nobody writes what became of the job.
+    os.close(process.stdin.fileno())
+    assert process.wait(10) == 130
+    trainer.manager._running = None
+    left = trainer.make(resume=False)
+    assert all_jobs(trainer.folder / "jobs")[0].state.state == "interrupted"
+    assert "can be resumed" in left.newest.state.message
+    trainer.manager = left
+    assert left.resume("job-000001").accepted
+    assert trainer.run().state == "succeeded", trainer.log()
+    assert trainer.manager.resume("job-000001").reason == "job-000001 is succeeded: there is nothing to resume"
+
+
+def test_a_trainer_that_comes_again_goes_on(trainer):
+    trainer.submit()
+    trainer.until(lambda: trainer.manager.progress.stage in ("rl", "sft"))
+    trainer.manager.close()
+    assert trainer.job.state.state == "interrupted"
+    trainer.manager = trainer.make()
+    assert trainer.job.state.message == "goes on where it was interrupted"
+    assert trainer.run().state == "succeeded", trainer.log()
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        ({"stage": "dance"}, "stage: must be one of cycle, rl, sft, found 'dance'"),
+        ({"tasks": ("drawer-opne",)}, "no task 'drawer-opne'"),
+        ({"tasks": ("drawer-open:pink",)}, "no variation 'pink'"),
+        ({"iterations": -1}, "iterations: must not be negative, found -1"),
+        ({"base": "nowhere"}, "nowhere"),
+        ({"bags": ("/no/such/folder",)}, "/no/such/folder: no such bag or folder of bags"),
+        ({"stage": "sft", "tasks": ("faucet-open",)}, "no episode of faucet-open that is labelled as a success in "),
+    ],
+)
+def test_what_cannot_be_done_is_refused_at_once(trainer, request_, reason):
+    answer = trainer.submit(**request_)
+    assert not answer.accepted and answer.job == ""
+    assert reason in answer.reason
+    assert not (trainer.folder / "jobs").exists()
+
+
+def test_without_a_policy_or_room_or_episodes_nothing_begins(trainer, tmp_path):
+    assert trainer.manager.submit(JobRequest(), False, "").reason.startswith("base_checkpoint: no policy serves")
+    full = trainer.make(keep_free_gb=1e9)
+    assert "GB must be; make room" in full.submit(JobRequest(), False, str(trainer.base)).reason
+    trainer.manager._index = EpisodeIndex([tmp_path / "empty"], PROFILE, tmp_path / "index")
+    assert trainer.submit().reason.startswith("a cycle needs demonstrations: no successful episode")
+    assert trainer.submit(stage="sft").reason.startswith("no episode that is labelled as a success in ")
+
+
+def test_what_goes_wrong_in_training_is_one_sentence(trainer):
+    trainer.manager = trainer.make(stage2={"sft": SFT | {"learning_rate": 1.0, "gradient_clip": 1e30, "steps": 400}})
+    trainer.submit()
+    state = trainer.run()
+    assert state.state == "failed"
+    assert "stage 2 drawer-open:blue (settings stage2.sft): the loss is" in state.message
+
+
+def test_the_request_of_a_job_is_kept(trainer):
+    trainer.submit(seed=7, iterations=2)
+    order = trainer.job.order
+    assert order.request == replace(order.request, stage="cycle", seed=7, iterations=2, tasks=("drawer-open:blue",))
+    assert order.settings.stage1.decisions == 40
