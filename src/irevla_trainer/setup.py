@@ -19,5 +19,10 @@ setup(
     maintainer_email="irevla-maintainers@example.org",
     description="What learns: datasets from bags, supervised fine-tuning, evaluation, and the command line irevla.",
     license="Apache-2.0",
-    entry_points={"console_scripts": ["irevla = irevla_trainer.cli:main"]},
+    entry_points={
+        "console_scripts": [
+            "irevla = irevla_trainer.cli:main",
+            "irevla_trainer = irevla_trainer.ros.trainer_node:main",
+        ]
+    },
 )

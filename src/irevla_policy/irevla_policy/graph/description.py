@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from irevla_policy.errors import UserError
 
-ParameterValue = bool | int | float | str
+ParameterValue = bool | int | float | str | list[str]
 
 
 class GraphError(UserError, ValueError):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from irevla_policy.graph.description import GraphDescription, GraphError
 from irevla_policy.graph.sim import SIM
+from irevla_policy.graph.trainer import TRAINER
 
-GRAPHS: dict[str, GraphDescription] = {description.name: description for description in (SIM,)}
+GRAPHS: dict[str, GraphDescription] = {description.name: description for description in (SIM, TRAINER)}
 
 
 def find_graph(name: str) -> GraphDescription:

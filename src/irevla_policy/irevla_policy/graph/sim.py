@@ -7,11 +7,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from irevla_policy.graph import shared
 from irevla_policy.graph.description import Argument, Graph, GraphDescription, GraphError, NodeSpec, ParameterValue
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.sim.tasks import load_tasks
 
-LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 # What every checkpoint has: irevla_policy.model.checkpoint, which reads them, needs torch.
 _CHECKPOINT_FILES = ("config.json", "normalisation.json", "heads.safetensors")
 
@@ -30,15 +30,7 @@ ARGUMENTS = (
     Argument("noise", "0.0", "Noise on the scripted expert's displacements, in units of actions, 0 to 1"),
     Argument("record", "bags", "Folder for the recorder's bags; empty starts no recorder"),
     Argument("image_format", "raw", "How the recorder stores images", ("raw", "jpeg", "png")),
-    Argument("params_file", "", "ROS parameter file for all nodes; its values win over the arguments"),
-    Argument("log_level", "info", "Level of the nodes' loggers", LOG_LEVELS),
-    Argument("domain_id", "", "ROS domain, 0 to 232; empty keeps ROS_DOMAIN_ID"),
-    Argument(
-        "discovery_range",
-        "",
-        "Which machines take part; empty keeps ROS_AUTOMATIC_DISCOVERY_RANGE, LOCALHOST when that is not set",
-        ("", "OFF", "LOCALHOST", "SUBNET", "SYSTEM_DEFAULT"),
-    ),
+    *shared.ARGUMENTS,
 )
 
 
@@ -50,7 +42,7 @@ def build(values: Mapping[str, str]) -> Graph:
     """
     load_profile(values["robot"])
     load_tasks(values["world"]).variation(values["task"], values["variation"])
-    checkpoint, parameters_file = _checkpoint(values["checkpoint"]), _file(values, "params_file")
+    checkpoint, parameters_file = _checkpoint(values["checkpoint"]), shared.parameters_file("sim", values)
     every: dict[str, ParameterValue] = {"robot": values["robot"], "lock_step": values["mode"] == "lock_step"}
     expert = values["expert"] == "true" or (values["expert"] == "auto" and not checkpoint)
 
@@ -72,7 +64,7 @@ def build(values: Mapping[str, str]) -> Graph:
         world=values["world"],
         task=values["task"],
         variation=values["variation"],
-        seed=_whole_number(values, "seed", -1, 2**31 - 1),
+        seed=shared.whole_number("sim", values, "seed", -1, 2**31 - 1),
     )
     nodes = [simulator, node("irevla_guard", "guard_node")]
     if expert:
@@ -85,12 +77,7 @@ def build(values: Mapping[str, str]) -> Graph:
     if values["record"]:
         folder = os.path.abspath(values["record"])
         nodes.append(node("irevla_recorder", "recorder_node", folder=folder, image_format=values["image_format"]))
-    environment = {}
-    if values["domain_id"]:
-        environment["ROS_DOMAIN_ID"] = str(_whole_number(values, "domain_id", 0, 232))
-    if values["discovery_range"]:
-        environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = values["discovery_range"]
-    return Graph("sim", tuple(nodes), environment)
+    return Graph("sim", tuple(nodes), shared.environment("sim", values))
 
 
 def _checkpoint(path: str) -> str:
@@ -105,16 +92,6 @@ def _checkpoint(path: str) -> str:
     return str(folder)
 
 
-def _file(values: Mapping[str, str], name: str) -> str:
-    """The absolute path of a file; empty for none."""
-    if not values[name]:
-        return ""
-    path = Path(values[name]).absolute()
-    if not path.is_file():
-        raise GraphError(f"graph 'sim': argument {name}: there is no file {path}")
-    return str(path)
-
-
 def _number(values: Mapping[str, str], name: str, low: float, high: float) -> float:
     try:
         number = float(values[name])
@@ -123,18 +100,6 @@ def _number(values: Mapping[str, str], name: str, low: float, high: float) -> fl
     if not low <= number <= high:
         raise GraphError(
             f"graph 'sim': argument {name} must be a number from {low:g} to {high:g}, found {values[name]!r}"
-        )
-    return number
-
-
-def _whole_number(values: Mapping[str, str], name: str, low: int, high: int) -> int:
-    try:
-        number = int(values[name])
-    except ValueError:
-        number = low - 1
-    if not low <= number <= high:
-        raise GraphError(
-            f"graph 'sim': argument {name} must be a whole number from {low} to {high}, found {values[name]!r}"
         )
     return number
 

@@ -69,7 +69,7 @@ class Changes:
 
 
 class EpisodeIndex:
-    """The episodes of some folders; not to be refreshed by two threads at a time.
+    """The episodes of some folders, refreshed by one thread.
 
     Args:
         folders: Folders of bags, searched with their subfolders; one that does not exist yet is empty.
@@ -88,8 +88,9 @@ class EpisodeIndex:
 
     @property
     def episodes(self) -> list[IndexedEpisode]:
-        """All episodes, in the order of their bags' paths."""
-        return [self._known[bag][1] for bag in sorted(self._known)]
+        """All episodes, in the order of their bags' paths; also for other threads than the one that refreshes."""
+        known = self._known
+        return [known[bag][1] for bag in sorted(known)]
 
     def refresh(self, progress: Callable[[int, int], None] = lambda done, total: None) -> Changes:
         """Look at the folders again.
@@ -102,14 +103,15 @@ class EpisodeIndex:
         """
         found = {bag: files for folder in self.folders for bag, files in _bags(folder)}
         changes = Changes(gone=[bag for bag in self._known if bag not in found])
-        opened = [bag for bag, files in found.items() if bag not in self._known or self._known[bag][0] != files]
+        known = {bag: entry for bag, entry in self._known.items() if bag in found}
+        opened = [bag for bag, files in found.items() if bag not in known or known[bag][0] != files]
         for number, bag in enumerate(sorted(opened), start=1):
             episode = self._look(bag)
-            self._known[bag] = found[bag], episode
+            known[bag] = found[bag], episode
             changes.new.append(episode)
             progress(number, len(opened))
-        for bag in changes.gone:
-            del self._known[bag]
+        # Whole or not at all, for those who look meanwhile.
+        self._known = known
         if changes:
             self._write(changes)
         return changes

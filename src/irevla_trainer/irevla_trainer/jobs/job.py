@@ -7,6 +7,7 @@ JOBS/job-000012/progress.json  how far it is
 JOBS/job-000012/outcome.json   what came out, written last by the training process
 JOBS/job-000012/state.json     what became of it
 JOBS/job-000012/log.txt        what the training process said
+JOBS/job-000012/handed_over.json  what became of its promoted policy
 """
 
 from __future__ import annotations
@@ -151,6 +152,19 @@ class JobFolder:
         found = State(state, message, promoted, time.time())
         write_text(self.folder / "state.json", json.dumps(asdict(found), indent=2) + "\n")
         return found
+
+    @property
+    def settled(self) -> bool:
+        """Whether its promoted policy has been handed over, or is known not to be."""
+        return (self.folder / "handed_over.json").is_file()
+
+    def settle(self, message: str) -> None:
+        """Note what became of its promoted policy.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        write_text(self.folder / "handed_over.json", json.dumps({"message": message, "changed": time.time()}) + "\n")
 
     def set_outcome(self, outcome: dict[str, Any]) -> None:
         """Note what came out: the last thing that the training process does.

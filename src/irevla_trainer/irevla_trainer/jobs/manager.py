@@ -125,6 +125,11 @@ class JobManager:
         job = self.running or self.newest
         return read_progress(job.progress_path) if job else Progress()
 
+    def unsettled(self) -> JobFolder | None:
+        """The newest job, if it has promoted a policy that nobody has taken over yet."""
+        job = self.newest
+        return job if job is not None and job.state.promoted and not job.settled else None
+
     # -- requests -----------------------------------------------------------------------------------------------------
 
     def submit(self, request: JobRequest, queue: bool, serving: str) -> Answer:
@@ -135,32 +140,47 @@ class JobManager:
             queue: Whether it may wait for the running job.
             serving: Folder of the checkpoint that serves; empty when that is not known.
         """
-        busy = self.running or (self._queue[0] if self._queue else None)
+        busy = self._busy()
         if busy and not queue:
-            return Answer(False, busy.name, f"{busy.name} is running; wait for it, cancel it, or set queue")
+            return busy
         try:
             order = self._order(request, serving)
         except (UserError, RunError, OSError) as error:
             return Answer(False, "", str(error))
-        job = create(self._jobs, order)
-        self._queue.append(job)
-        self.newest = job
-        waiting = len(self._queue) - 1 + bool(self._running)
-        what = f"{order.request.stage} from {order.base}"
-        return Answer(True, job.name, f"{what}, after {waiting} other jobs" if waiting else what)
+        return self._enqueue(create(self._jobs, order), f"{order.request.stage} from {order.base}")
 
-    def resume(self, name: str) -> Answer:
-        """Let a job go on that is over without having succeeded."""
-        job = self._find(name)
+    def resume(self, name: str, queue: bool = False) -> Answer:
+        """Let a job go on that is over without having succeeded.
+
+        Args:
+            name: The job.
+            queue: Whether it may wait for the running one.
+        """
+        job = self.find(name)
         if job is None:
             return Answer(False, "", f"there is no job {name!r}")
         state = job.state
         if not state.over or state.state == "succeeded":
             return Answer(False, name, f"{name} is {state.state}: there is nothing to resume")
+        busy = self._busy()
+        if busy and not queue:
+            return busy
         (job.folder / "outcome.json").unlink(missing_ok=True)
         job.set_state("queued", "goes on where it was")
+        return self._enqueue(job, "goes on where it was")
+
+    def _busy(self) -> Answer | None:
+        """The refusal of a request that does not want to wait; None when it need not."""
+        busy = self.running or (self._queue[0] if self._queue else None)
+        if busy is None:
+            return None
+        return Answer(False, busy.name, f"{busy.name} is running; wait for it, cancel it, or set queue")
+
+    def _enqueue(self, job: JobFolder, what: str) -> Answer:
+        waiting = len(self._queue) + bool(self._running)
         self._queue.append(job)
-        return Answer(True, name, "goes on where it was")
+        self.newest = job
+        return Answer(True, job.name, f"{what}, after {waiting} other jobs" if waiting else what)
 
     def cancel(self, name: str = "") -> Answer:
         """Stop a job; what it has finished is kept.
@@ -175,7 +195,7 @@ class JobManager:
                 return Answer(True, name, "cancelled before it began")
         running = self._running
         if running is None or name not in ("", running.job.name):
-            known = self._find(name) if name else None
+            known = self.find(name) if name else None
             what = (
                 f"{name} is {known.state.state}"
                 if known
@@ -191,7 +211,7 @@ class JobManager:
     def _why_not_running(self, name: str) -> str:
         if not name:
             return "no job is running"
-        job = self._find(name)
+        job = self.find(name)
         return f"{name} is {job.state.state}" if job else f"there is no job {name!r}"
 
     def _order(self, request: JobRequest, serving: str) -> Order:
@@ -220,7 +240,8 @@ class JobManager:
             )
         return order
 
-    def _find(self, name: str) -> JobFolder | None:
+    def find(self, name: str) -> JobFolder | None:
+        """A job by its name."""
         return next((job for job in all_jobs(self._jobs) if job.name == name), None)
 
     # -- the process --------------------------------------------------------------------------------------------------

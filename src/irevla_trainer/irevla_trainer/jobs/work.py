@@ -22,7 +22,8 @@ def work(job: JobFolder) -> dict[str, Any]:
     """Do a job, or what is left of it.
 
     Returns:
-        promoted, version and checkpoint of the candidate (empty when there is none), message, and the gate's verdict.
+        promoted, base (version), version and checkpoint of the candidate (empty without one), message, and the gate's
+        verdict.
 
     Raises:
         UserError: Something that the job needs does not fit.
@@ -53,10 +54,10 @@ def _outcome(
     job: JobFolder, planned: Plan, run: RunFolder, loop: Loop, candidate: Path, shown: ProgressFile
 ) -> dict[str, Any]:
     base = Path(planned.settings.init)
-    version = checkpoint_version(candidate)
-    if version == checkpoint_version(base):
+    before, version = checkpoint_version(base), checkpoint_version(candidate)
+    if version == before:
         message = "no stage did better on validation seeds than the policy that it started from"
-        return {"promoted": False, "version": "", "checkpoint": "", "message": message, "gate": None}
+        return {"promoted": False, "base": before, "version": "", "checkpoint": "", "message": message, "gate": None}
 
     def progress(done: int, total: int) -> None:
         shown.watch(Doing("gate", "comparing the candidate with the policy before", "", done, total))
@@ -74,9 +75,10 @@ def _outcome(
         ).to_json()
 
     verdict = run.step("90-gate", gate)
-    found = {"job": job.name, "base": checkpoint_version(base), "gate": verdict}
+    found = {"job": job.name, "base": before, "gate": verdict}
     return {
         "promoted": verdict["promoted"],
+        "base": before,
         "version": version,
         "checkpoint": str(store(candidate, job.policies, found)),
         "message": verdict["reason"],

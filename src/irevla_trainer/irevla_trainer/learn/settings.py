@@ -35,7 +35,7 @@ class SftSettings:
     colour: float = setting(
         0.0,
         "Random change of the colours of training images: hue, saturation, contrast, brightness; 0 for none, 1 makes "
-        "any hue of any other",
+        "any hue of any other; grows to this over the first half of the training",
         at_least=0.0,
         at_most=1.0,
     )

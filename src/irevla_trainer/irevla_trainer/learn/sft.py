@@ -161,8 +161,10 @@ class _Run:
         for step in range(first, self.total):
             batch = self.training.batch(self._indices(step))
             random = np.random.default_rng([self.settings.seed, 1, step])
+            # Where things are is learnt before their colours stop to matter: both at once takes far longer.
+            colour = self.settings.colour * min(1.0, 2.0 * step / self.total)
             images = {
-                name: random_colour(random_shift(array, self.settings.shift, random), self.settings.colour, random)
+                name: random_colour(random_shift(array, self.settings.shift, random), colour, random)
                 for name, array in batch.images.items()
             }
             changed = Batch(images, batch.instructions, batch.state, batch.action, batch.mask)

@@ -1,13 +1,16 @@
-"""The page with the settings of `irevla train` says what the code says."""
+"""The pages about files of settings say what the code says."""
 
 from __future__ import annotations
 
 import runpy
 from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[4] / "scripts" / "train_settings.py"
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[4] / "scripts" / "settings_reference.py"
 
 
-def test_the_reference_is_current() -> None:
+@pytest.mark.parametrize("page", ["train-settings.md", "trainer-settings.md"])
+def test_the_reference_is_current(page: str) -> None:
     made = runpy.run_path(str(SCRIPT))
-    assert made["PATH"].read_text() == made["document"](), f"settings have changed: .venv/bin/python {SCRIPT}"
+    assert (made["FOLDER"] / page).read_text() == made["document"](page), f"run .venv/bin/python {SCRIPT}"

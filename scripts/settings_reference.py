@@ -1,6 +1,6 @@
-"""Writes docs/reference/train-settings.md from the settings of `irevla train` as they are declared.
+"""Writes the pages of docs/reference about files of settings from where these are declared.
 
-.venv/bin/python scripts/train_settings.py
+.venv/bin/python scripts/settings_reference.py
 """
 
 from __future__ import annotations
@@ -13,24 +13,33 @@ from pathlib import Path
 from typing import Any
 
 from irevla_policy.settings import constraint
+from irevla_trainer.jobs.request import TrainerFile
 from irevla_trainer.loop.settings import TrainFile
 
-PATH = Path(__file__).resolve().parents[1] / "docs" / "reference" / "train-settings.md"
+FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
 
-_HEAD = """# The settings of `irevla train`
+_TRAIN = """# The settings of `irevla train`
 
 What a file for `irevla train --config FILE` may hold. A key that is not listed, a value of another type or out of its
 range is an error that names file, key and what is allowed. RUN/config.yaml has all settings of a run, defaults
 included. How to use them: [train](../how-to/train.md); what they do: [learning](../concepts/learning.md).
-
-Made by `scripts/train_settings.py` from where the settings are declared; do not edit.
 """
+_TRAINER = """# The settings of the trainer
+
+What a file for `irevla up trainer config:=FILE` may hold; `config/trainer.yaml` is the one that is used without it. A
+request of `/irevla/retrain` wins over it where it says something. How to use them: [retrain](../how-to/retrain.md).
+"""
+_MADE = """
+Made by `scripts/settings_reference.py` from where the settings are declared; do not edit.
+"""
+PAGES = {"train-settings.md": (_TRAIN, TrainFile), "trainer-settings.md": (_TRAINER, TrainerFile)}
 _TYPES = {str: "text", float: "number", int: "whole number", bool: "true or false"}
 
 
-def document() -> str:
-    """The page."""
-    return _HEAD + "".join(_sections(TrainFile, TrainFile, "", {}))
+def document(name: str) -> str:
+    """A page."""
+    head, settings = PAGES[name]
+    return head + _MADE + "".join(_sections(settings, settings, "", {}))
 
 
 def _sections(cls: Any, defaults: Any, path: str, known: dict[Any, tuple[str, Any]]) -> Iterator[str]:
@@ -85,5 +94,6 @@ def _doc(field: dataclasses.Field[Any]) -> str:
 
 
 if __name__ == "__main__":
-    PATH.write_text(document())
-    print(PATH)
+    for name in PAGES:
+        (FOLDER / name).write_text(document(name))
+        print(FOLDER / name)

@@ -1,0 +1,380 @@
+"""`irevla_trainer`: turns recorded episodes into better policies while the robot works.
+
+/irevla/retrain starts a job, /irevla/run_cycle does the same with feedback; the training runs in a process of its own.
+A candidate that passes the gate is handed to the policy node by /irevla/load_policy.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.action import ActionServer, CancelResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.node import Node
+from rclpy.task import Future
+
+from irevla_msgs.action import RunCycle
+from irevla_msgs.msg import EpisodeInfo, TrainingStatus
+from irevla_msgs.srv import CancelTraining, LoadPolicy, Retrain
+from irevla_policy.errors import UserError
+from irevla_policy.paths import config_folder
+from irevla_policy.recording.lock import FolderLock
+from irevla_policy.robot.profile import load_profile
+from irevla_policy.ros import qos
+from irevla_policy.ros.guard_messages import diagnostics
+from irevla_policy.ros.lifecycle import spin
+from irevla_policy.ros.messages import time_message
+from irevla_policy.ros.parameters import NodeSettings, declare
+from irevla_policy.settings import load, setting
+from irevla_trainer.data.index import EpisodeIndex
+from irevla_trainer.jobs.manager import Answer, JobManager
+from irevla_trainer.jobs.request import JobRequest, TrainerFile
+
+_POLL = 0.1
+"""s between two looks at the training process."""
+
+_STATUS_PERIOD = 0.5
+"""s between two messages about progress; changes of state are told at once."""
+
+_STAGES = {
+    Retrain.Request.STAGE_DEFAULT: "",
+    Retrain.Request.STAGE_SFT: "sft",
+    Retrain.Request.STAGE_RL: "rl",
+    Retrain.Request.STAGE_CYCLE: "cycle",
+}
+_STATES = {
+    "queued": TrainingStatus.STATE_QUEUED,
+    "running": TrainingStatus.STATE_RUNNING,
+    "succeeded": TrainingStatus.STATE_SUCCEEDED,
+    "failed": TrainingStatus.STATE_FAILED,
+    "cancelled": TrainingStatus.STATE_CANCELLED,
+    "interrupted": TrainingStatus.STATE_INTERRUPTED,
+}
+
+
+@dataclass(frozen=True)
+class TrainerSettings(NodeSettings):
+    """Parameters of the trainer node."""
+
+    config: str = setting("trainer", "What a job is: a file in config, or a path")
+    folder: Path = setting(
+        factory=lambda: Path("trainer"), doc="Folder of jobs, policies and the index; made when missing"
+    )
+    watch: tuple[str, ...] = setting(("bags",), "Folders of bags whose episodes are learnt from")
+    checkpoint: str = setting("", "Checkpoint to start from when no policy node says what it serves")
+    refresh: float = setting(5.0, "Time between two looks at the watched folders", unit="s", above=0.0)
+    resume: bool = setting(True, "Whether jobs that were interrupted go on when the trainer comes up")
+    keep_free_gb: float = setting(1.0, "What must be free on the disk for a job to begin", unit="GB", at_least=0.0)
+
+
+class TrainerNode(Node):
+    """The ROS interface of the job manager."""
+
+    def __init__(self) -> None:
+        super().__init__("irevla_trainer")
+        settings = declare(self, TrainerSettings)
+        profile = load_profile(settings.robot)
+        folder = settings.folder.absolute()
+        self._lock = FolderLock(folder)
+        self._index = EpisodeIndex([Path(path) for path in settings.watch], profile, folder / "episodes.jsonl")
+        self._manager = JobManager(
+            folder,
+            load(TrainerFile, _config(settings.config)),
+            settings.robot,
+            profile,
+            self._index,
+            settings.keep_free_gb,
+            settings.resume,
+        )
+        self._default, self._serving, self._serving_version = settings.checkpoint, "", ""
+        self._ends: dict[str, list[Future]] = {}
+        self._goals: dict[str, ServerGoalHandle] = {}
+        self._said: tuple[Any, ...] = ()
+        self._said_at = -math.inf
+        # A job whose promoted policy is still to be handed over, also from before a crash.
+        self._promoted = self._manager.unsettled()
+        self._loading: Future | None = None
+        self._status = self.create_publisher(TrainingStatus, "/irevla/training_status", qos.latched())
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.event())
+        self.create_service(Retrain, "/irevla/retrain", self._on_retrain)
+        self.create_service(CancelTraining, "/irevla/cancel_training", self._on_cancel)
+        self._load_policy = self.create_client(LoadPolicy, "/irevla/load_policy")
+        self._action = ActionServer(
+            self,
+            RunCycle,
+            "/irevla/run_cycle",
+            execute_callback=self._execute,
+            cancel_callback=self._on_cancel_goal,
+        )
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.event())
+        self._look = threading.Event()
+        self._closing = threading.Event()
+        self.create_subscription(EpisodeInfo, "/irevla/episode_info", self._on_episode, qos.latched())
+        self._watcher = threading.Thread(target=self._watch, args=(settings.refresh,), name="index", daemon=True)
+        self._watcher.start()
+        self.create_timer(_POLL, self._poll)
+        self.create_timer(1.0, self._report)
+
+    def close(self) -> None:
+        """Stop the training; its job can be resumed."""
+        self._closing.set()
+        self._look.set()
+        self._manager.close()
+        self._publish(force=True)
+        self._lock.release()
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def _on_retrain(self, request: Retrain.Request, response: Retrain.Response) -> Retrain.Response:
+        answer = self._submit(request)
+        response.accepted, response.job_id, response.reason = answer.accepted, answer.job, answer.reason
+        return response
+
+    def _submit(self, request: Retrain.Request | RunCycle.Goal) -> Answer:
+        """Start what a request or a goal asks for."""
+        try:
+            if request.resume_job:
+                answer = self._manager.resume(request.resume_job, request.queue)
+            elif request.stage not in _STAGES:
+                answer = Answer(
+                    False, "", f"stage: must be one of STAGE_* (0 to {max(_STAGES)}), found {request.stage}"
+                )
+            else:
+                answer = self._manager.submit(
+                    JobRequest(
+                        stage=_STAGES[request.stage],
+                        tasks=tuple(request.tasks),
+                        bags=tuple(str(Path(folder).absolute()) for folder in request.bag_folders),
+                        iterations=request.iterations,
+                        seed=request.seed,
+                        base=request.base_checkpoint,
+                    ),
+                    request.queue,
+                    self._serving or self._default,
+                )
+        except OSError as error:
+            answer = Answer(False, "", f"{error.filename or 'the trainer'}: {error.strerror or error}")
+        self._log(f"{answer.job or 'request refused'}: {answer.reason}", good=answer.accepted)
+        self._publish()
+        return answer
+
+    def _on_cancel(self, request: CancelTraining.Request, response: CancelTraining.Response) -> CancelTraining.Response:
+        answer = self._manager.cancel(request.job_id)
+        response.accepted, response.job_id, response.message = answer.accepted, answer.job, answer.reason
+        self.get_logger().info(f"cancel {answer.job}: {answer.reason}")
+        self._publish()
+        return response
+
+    # -- the action ---------------------------------------------------------------------------------------------------
+
+    async def _execute(self, goal: ServerGoalHandle) -> RunCycle.Result:
+        answer = self._submit(goal.request)
+        result = RunCycle.Result(job_id=answer.job, message=answer.reason)
+        if not answer.accepted:
+            goal.abort()
+            return result
+        self._goals[answer.job] = goal
+        over: Future = Future()
+        self._ends.setdefault(answer.job, []).append(over)
+        job = await over
+        self._goals.pop(answer.job, None)
+        state, outcome = job.state, job.outcome or {}
+        result.succeeded = state.state == "succeeded"
+        result.promoted_version, result.message = state.promoted, state.message
+        result.checkpoint = outcome.get("checkpoint", "")
+        if state.state == "cancelled" and goal.is_cancel_requested:
+            goal.canceled()
+        elif result.succeeded:
+            goal.succeed()
+        else:
+            goal.abort()
+        return result
+
+    def _on_cancel_goal(self, goal: ServerGoalHandle) -> CancelResponse:
+        name = next((name for name, known in self._goals.items() if known.goal_id == goal.goal_id), "")
+        if not name:
+            return CancelResponse.REJECT
+        return CancelResponse.ACCEPT if self._manager.cancel(name).accepted else CancelResponse.REJECT
+
+    # -- the jobs -----------------------------------------------------------------------------------------------------
+
+    def _poll(self) -> None:
+        try:
+            job = self._manager.poll()
+        except OSError as error:
+            self.get_logger().error(f"{error.filename or 'jobs'}: {error.strerror or error}", throttle_duration_sec=5.0)
+            return
+        self._publish()
+        # A queued job that is cancelled never runs.
+        for name, ends in list(self._ends.items()):
+            waiting = self._manager.find(name)
+            if waiting is not None and waiting.state.over:
+                del self._ends[name]
+                for end in ends:
+                    end.set_result(waiting)
+        if job is not None:
+            state = job.state
+            self._log(f"{job.name} {state.state}: {state.message}", good=state.state == "succeeded")
+            if state.promoted:
+                self._promoted = job
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Let the policy node load what was promoted, once it serves what the candidate was compared with."""
+        job = self._promoted
+        if (
+            job is None
+            or self._loading is not None
+            or not (self._serving_version and self._load_policy.service_is_ready())
+        ):
+            return
+        outcome = job.outcome or {}
+        if self._serving_version not in (outcome["base"], outcome["version"]):
+            self._settle(
+                f"{job.name}: not handed over: it is better than {outcome['base']}, {self._serving_version} serves; "
+                f"/irevla/load_policy takes {outcome['checkpoint']}",
+                good=False,
+            )
+            return
+        self._loading = self._load_policy.call_async(LoadPolicy.Request(path=outcome["checkpoint"]))
+        self._loading.add_done_callback(self._on_loaded)
+
+    def _on_loaded(self, done: Future) -> None:
+        answer, job = done.result(), self._promoted
+        self._loading = None
+        if job is None:
+            return
+        if answer is not None and answer.accepted:
+            self._serving, self._serving_version = (job.outcome or {})["checkpoint"], answer.policy_version
+            self._settle(f"{job.name}: the policy node serves {answer.policy_version} now", good=True)
+        else:
+            why = answer.message if answer is not None else "no answer"
+            self._settle(f"{job.name}: the policy node did not load the promoted policy: {why}", good=False)
+
+    def _settle(self, text: str, good: bool) -> None:
+        """The promoted policy of a job has been handed over, or will not be."""
+        assert self._promoted is not None
+        self._promoted.settle(text)
+        self._promoted = None
+        self._log(text, good)
+
+    # -- the graph ----------------------------------------------------------------------------------------------------
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name == "irevla_policy":
+                values = {entry.key: entry.value for entry in status.values}
+                self._serving = values.get("checkpoint", "")
+                self._serving_version = values.get("policy_version", "")
+
+    def _on_episode(self, message: EpisodeInfo) -> None:
+        if message.state != EpisodeInfo.STATE_RECORDING:
+            self._look.set()
+
+    def _watch(self, period: float) -> None:
+        """Keep the index up to date, in a thread of its own: the first look may take long."""
+        while not self._closing.is_set():
+            try:
+                for episode in self._index.refresh().new:
+                    if episode.problem:
+                        self.get_logger().warning(f"{episode.bag}: not used: {episode.problem}")
+            except OSError as error:
+                self.get_logger().error(f"the index cannot be written: {error}", throttle_duration_sec=60.0)
+            self._look.wait(period)
+            self._look.clear()
+
+    # -- what goes out ------------------------------------------------------------------------------------------------
+
+    def _publish(self, force: bool = False) -> None:
+        """Publish the status when there is something new in it."""
+        job = self._manager.running or self._manager.newest
+        if job is None:
+            if not self._said or force:
+                self._said = ("",)
+                self._status.publish(self._stamped(TrainingStatus()))
+            return
+        state, progress = job.state, self._manager.progress
+        now = time.monotonic()
+        news, change = (job.name, state, progress), (job.name, state.state, progress.stage, progress.task)
+        due = now - self._said_at >= _STATUS_PERIOD or change != self._said[1:]
+        if not force and (news == self._said[:1] or not due):
+            return
+        self._said, self._said_at = (news, *change), now
+        message = self._stamped(
+            TrainingStatus(
+                job_id=job.name,
+                state=_STATES[state.state],
+                stage=progress.stage if state.state == "running" else "",
+                task=progress.task,
+                iteration=progress.done,
+                iterations=progress.total,
+                progress=1.0 if state.state == "succeeded" else progress.share,
+                success_rate=progress.success,
+                seconds_left=progress.seconds_left if state.state == "running" else -1.0,
+                loss=progress.loss,
+                message=state.message or progress.message,
+                promoted_version=state.promoted,
+            )
+        )
+        if state.state == "running" and progress.stage in ("gate", "evaluation"):
+            message.state = TrainingStatus.STATE_EVALUATING
+        self._status.publish(message)
+        goal = self._goals.get(job.name)
+        if goal is not None and goal.is_active:
+            goal.publish_feedback(RunCycle.Feedback(status=message))
+
+    def _log(self, text: str, good: bool) -> None:
+        # rclpy wants one severity for every line of code that logs.
+        if good:
+            self.get_logger().info(text)
+        else:
+            self.get_logger().error(text)
+
+    def _stamped(self, message: TrainingStatus) -> TrainingStatus:
+        message.header.stamp = time_message(int(self.get_clock().now().nanoseconds))
+        return message
+
+    def _report(self) -> None:
+        episodes = self._index.episodes
+        counts = {name: sum(episode.dataset == name for episode in episodes) for name in ("D_e", "D_RL")}
+        problems = sum(bool(episode.problem) for episode in episodes)
+        job = self._manager.running
+        values = {
+            "job": job.name if job else "",
+            "episodes": str(len(episodes)),
+            "demonstrations": str(counts["D_e"]),
+            "successes": str(counts["D_RL"]),
+            "problems": str(problems),
+            "serving": self._serving or self._default,
+            "serving_version": self._serving_version,
+        }
+        level = DiagnosticStatus.WARN if problems else DiagnosticStatus.OK
+        text = f"{problems} bags cannot be used" if problems else f"training {job.name}" if job else "idle"
+        now = int(self.get_clock().now().nanoseconds)
+        self._diagnostics.publish(diagnostics("irevla_trainer", level, text, values, now))
+
+
+def _config(name: str) -> Path:
+    """A file of that path, or of that name in the suite's config."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    found = config_folder() / f"{name}.yaml"
+    if not found.is_file():
+        raise UserError(f"config: no file {name} and no {found}")
+    return found
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the node until SIGINT."""
+    spin(TrainerNode, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""`irevla_trainer` in a process of its own: requests, status, the action, the hand-over, and kills."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rclpy
+import yaml
+from action_msgs.msg import GoalStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
+from sample_episodes import PROFILE, write_episode
+
+from irevla_msgs.action import RunCycle
+from irevla_msgs.msg import TrainingStatus
+from irevla_msgs.srv import CancelTraining, LoadPolicy, Retrain
+from irevla_policy.graph.environment import default_environment
+from irevla_policy.model.checkpoint import checkpoint_version, save_checkpoint
+from irevla_policy.model.config import ModelSettings, RobotFacts
+from irevla_policy.model.policy import VLAPolicy
+from irevla_policy.ros import qos
+from irevla_policy.ros.guard_messages import diagnostics
+
+TRAINER = Path(__file__).with_name("stand_in_trainer.py")
+PATIENCE = 30.0
+SFT = {"steps": 3, "batch_size": 4, "validation_share": 0.0}
+CONFIG = {
+    "tasks": ["drawer-open:blue"],
+    "stage1": {"decisions": 40, "validation_episodes": 2, "ppo": {"episodes": 4, "warmup": 0, "minibatch": 8}},
+    "stage2": {"sft": SFT},
+    "sft": SFT,
+    "validation_episodes": 2,
+    "gate": {"episodes": 4, "looks": 2},
+    "threads": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """The checkpoint that serves."""
+    folder = tmp_path_factory.mktemp("base") / "checkpoint"
+    save_checkpoint(folder, VLAPolicy.create(ModelSettings(), RobotFacts.of(PROFILE)), {"training": "none"})
+    return folder
+
+
+@dataclass
+class User:
+    """Who calls the trainer, and the policy node that it hands its policies to."""
+
+    folder: Path
+    serves: Path
+    loaded: list[str] = field(default_factory=list)
+    statuses: list[TrainingStatus] = field(default_factory=list)
+    values: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node("user", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.node.create_service(LoadPolicy, "/irevla/load_policy", self._load)
+        self.node.create_subscription(TrainingStatus, "/irevla/training_status", self.statuses.append, qos.latched())
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._diagnostics, qos.event())
+        self.action = ActionClient(self.node, RunCycle, "/irevla/run_cycle")
+        self.publisher = self.node.create_publisher(DiagnosticArray, "/diagnostics", qos.event())
+        self.node.create_timer(0.3, self._report)
+
+    def _report(self) -> None:
+        values = {"checkpoint": str(self.serves), "policy_version": checkpoint_version(self.serves)}
+        self.publisher.publish(diagnostics("irevla_policy", DiagnosticStatus.OK, "active", values, 1))
+
+    def _load(self, request: LoadPolicy.Request, response: LoadPolicy.Response) -> LoadPolicy.Response:
+        self.loaded.append(request.path)
+        self.serves = Path(request.path)
+        response.accepted, response.policy_version = True, checkpoint_version(request.path)
+        return response
+
+    def _diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name == "irevla_trainer":
+                self.values = {entry.key: entry.value for entry in status.values}
+
+    def call(self, kind: Any, name: str, **fields: Any) -> Any:
+        client = self.node.create_client(kind, name)
+        assert client.wait_for_service(PATIENCE), name
+        return self.answer(client.call_async(kind.Request(**fields)))
+
+    def answer(self, future: Any, seconds: float = PATIENCE) -> Any:
+        self.until(future.done, seconds)
+        return future.result()
+
+    def retrain(self, **fields: Any) -> Any:
+        return self.call(Retrain, "/irevla/retrain", **fields)
+
+    def until(self, reached: Callable[[], bool], seconds: float = PATIENCE) -> None:
+        deadline = time.monotonic() + seconds
+        while not reached():
+            self.executor.spin_once(0.02)
+            assert time.monotonic() < deadline, (self.statuses[-1:], self.values)
+
+    def ended(self, seconds: float = 120.0) -> TrainingStatus:
+        """The status at the end of a job."""
+        over = (
+            TrainingStatus.STATE_SUCCEEDED,
+            TrainingStatus.STATE_FAILED,
+            TrainingStatus.STATE_CANCELLED,
+        )
+        self.until(lambda: bool(self.statuses) and self.statuses[-1].state in over, seconds)
+        return self.statuses[-1]
+
+    def training(self) -> None:
+        """Until a job is learning."""
+        self.until(lambda: bool(self.statuses) and self.statuses[-1].stage in ("rl", "sft"), 60.0)
+
+    def close(self) -> None:
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self.context)
+
+
+@pytest.fixture
+def user(tmp_path, base, monkeypatch) -> Iterator[User]:
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(50 + os.getpid() % 50))
+    for name, value in default_environment().items():
+        monkeypatch.setenv(name, value)
+    bags = tmp_path / "bags"
+    for number in range(2):
+        write_episode(bags / f"drawer-{number}", 4, task="drawer-open")
+    made = User(tmp_path, base)
+    yield made
+    made.close()
+
+
+@contextmanager
+def trainer(user: User, base: Path, gate: str = "", **changes: Any) -> Iterator[subprocess.Popen]:
+    """The node, until the block is left."""
+    config = user.folder / "trainer.yaml"
+    config.write_text(yaml.safe_dump(CONFIG | changes))
+    parameters = {
+        "config": str(config),
+        "folder": str(user.folder / "trainer"),
+        "watch": [str(user.folder / "bags")],
+        "refresh": 0.5,
+        "keep_free_gb": 0.0,
+    }
+    file = user.folder / "parameters.yaml"
+    file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+    words = [sys.executable, str(TRAINER), "--ros-args", "--params-file", str(file)]
+    node = subprocess.Popen(words, env=os.environ | {"STAND_IN_GATE": gate})
+    try:
+        user.until(lambda: user.values.get("demonstrations") == "2" and bool(user.values["serving_version"]), 60.0)
+        yield node
+    finally:
+        if node.poll() is None:
+            node.send_signal(signal.SIGINT)
+            assert node.wait(15) == 0
+
+
+def test_an_empty_request_ends_with_a_better_policy_in_service(user, base):
+    with trainer(user, base, gate="open"):
+        asked = time.monotonic()
+        answer = user.retrain()
+        assert answer.accepted and answer.job_id == "job-000001"
+        assert answer.reason == f"cycle from {base}"
+        client = user.node.create_client(Retrain, "/irevla/retrain")
+        client.wait_for_service(PATIENCE)
+        asked = time.monotonic()
+        refused = user.answer(client.call_async(Retrain.Request()))
+        assert time.monotonic() - asked < 0.1
+        assert not refused.accepted and refused.job_id == "job-000001"
+        assert "is running; wait for it, cancel it, or set queue" in refused.reason
+        status = user.ended()
+        assert status.state == TrainingStatus.STATE_SUCCEEDED, status.message
+        assert status.progress == 1.0 and status.seconds_left < 0
+        assert status.message.startswith("better: trained tasks 0.00 -> 1.00")
+        user.until(lambda: bool(user.loaded))
+        assert Path(user.loaded[0]).name == status.promoted_version == checkpoint_version(user.loaded[0])
+    stages = [status.stage for status in user.statuses]
+    assert stages.index("rl") < stages.index("sft")
+    shares = [status.progress for status in user.statuses]
+    assert shares == sorted(shares)
+    states = [status.state for status in user.statuses]
+    assert states[0] in (TrainingStatus.STATE_IDLE, TrainingStatus.STATE_QUEUED)
+    assert {TrainingStatus.STATE_RUNNING, TrainingStatus.STATE_EVALUATING} <= set(states)
+
+
+def test_episodes_that_come_later_are_learnt_from(user, base):
+    with trainer(user, base):
+        write_episode(user.folder / "bags" / "pressed", 4, task="button-press", source="policy")
+        user.until(lambda: user.values["successes"] == "1")
+        assert user.retrain(stage=Retrain.Request.STAGE_SFT).accepted
+        assert user.ended().state == TrainingStatus.STATE_SUCCEEDED
+    plan = (user.folder / "trainer" / "jobs" / "job-000001" / "plan.json").read_text()
+    assert "bags/pressed" in plan and "button-press" in plan
+
+
+def test_the_action_tells_how_far_it_is_and_can_be_cancelled(user, base):
+    told: list[TrainingStatus] = []
+    with trainer(user, base, stage2={"sft": SFT | {"steps": 100_000}}):
+        assert user.action.wait_for_server(PATIENCE)
+        goal = RunCycle.Goal(seed=3)
+        handle = user.answer(user.action.send_goal_async(goal, lambda feedback: told.append(feedback.feedback.status)))
+        assert handle.accepted
+        result = handle.get_result_async()
+        user.until(lambda: bool(told) and told[-1].stage == "sft", 90.0)
+        asked = time.monotonic()
+        assert len(user.answer(handle.cancel_goal_async()).goals_canceling) == 1
+        answer = user.answer(result)
+        assert time.monotonic() - asked < 5.0
+        assert answer.status == GoalStatus.STATUS_CANCELED
+        assert not answer.result.succeeded and answer.result.job_id == "job-000001"
+        assert "can be resumed" in answer.result.message
+        assert not math.isnan(told[-1].success_rate)
+        refused = user.answer(user.action.send_goal_async(RunCycle.Goal(tasks=["drawer-opne"])))
+        answer = user.answer(refused.get_result_async())
+        assert answer.status == GoalStatus.STATUS_ABORTED
+        assert "no task 'drawer-opne'" in answer.result.message
+        assert user.retrain(resume_job="job-000001").accepted
+        user.training()
+        assert user.call(CancelTraining, "/irevla/cancel_training").accepted
+        assert user.ended().state == TrainingStatus.STATE_CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"stage": 9}, "stage: must be one of STAGE_* (0 to 3), found 9"),
+        ({"tasks": ["drawer-open:pink"]}, "no variation 'pink'"),
+        ({"base_checkpoint": "/nowhere"}, "/nowhere"),
+        ({"bag_folders": ["/nowhere"]}, "/nowhere: no such bag or folder of bags"),
+        ({"resume_job": "job-7"}, "there is no job 'job-7'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(user, base, fields, reason):
+    with trainer(user, base):
+        answer = user.retrain(**fields)
+        assert not answer.accepted
+        assert reason in answer.reason
+        assert "\n" not in answer.reason
+
+
+def test_a_trainer_that_is_killed_leaves_no_process_and_goes_on_when_it_comes_again(user, base):
+    with trainer(user, base) as node:
+        user.retrain()
+        user.training()
+        node.kill()
+        node.wait()
+    time.sleep(0.5)
+    user.statuses.clear()
+    user.values.clear()
+    with trainer(user, base):
+        status = user.ended()
+        assert status.job_id == "job-000001"
+        assert status.state == TrainingStatus.STATE_SUCCEEDED, status.message
+
+
+def test_two_trainers_never_share_a_folder(user, base):
+    with trainer(user, base), pytest.raises(AssertionError), trainer(user, base) as second:
+        assert second.wait(30) == 2
+        raise AssertionError
