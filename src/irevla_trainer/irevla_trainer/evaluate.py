@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.robot.observation import UInt8Image
-from irevla_trainer.rl.worlds import EpisodeRequest, Seen, Worlds
+from irevla_trainer.rl.worlds import EpisodeRequest, RunsEpisodes, Seen
 from irevla_trainer.statistics import Rate
 
 
@@ -76,7 +76,7 @@ class TaskResult:
 
 def evaluate(
     policy: VLAPolicy,
-    worlds: Worlds,
+    worlds: RunsEpisodes,
     tasks: Sequence[EvaluationTask],
     seeds: Sequence[int],
     *,

@@ -80,15 +80,8 @@ class WorldEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
         self._make_world = world or (lambda: _metaworld(profile, max_steps, images))
         self._world: World | None = None
         self._last: Observation | None = None
-        self.observation_space = spaces.Dict(self._observation_spaces())
+        self.observation_space = observation_space(profile, images)
         self.action_space = spaces.Box(-1.0, 1.0, (profile.action_dim,), dtype=np.float32)
-
-    def _observation_spaces(self) -> dict[str, spaces.Space[Any]]:
-        observed: dict[str, spaces.Space[Any]] = {}
-        for camera in self._profile.cameras if self._images else ():
-            observed[camera.name] = spaces.Box(0, 255, (camera.height, camera.width, 3), dtype=np.uint8)
-        observed["state"] = spaces.Box(-_LARGEST_STATE, _LARGEST_STATE, (self._profile.state_dim,), dtype=np.float32)
-        return observed
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -142,6 +135,15 @@ class WorldEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
     def _info(self, success: bool) -> dict[str, Any]:
         assert self._world is not None
         return {**self._episode, "success": success, "step": self._steps, "privileged": self._world.state}
+
+
+def observation_space(profile: RobotProfile, images: bool = True) -> spaces.Dict:
+    """What is observed of a robot: the cameras' images by name, and `state`."""
+    observed: dict[str, spaces.Space[Any]] = {}
+    for camera in profile.cameras if images else ():
+        observed[camera.name] = spaces.Box(0, 255, (camera.height, camera.width, 3), dtype=np.uint8)
+    observed["state"] = spaces.Box(-_LARGEST_STATE, _LARGEST_STATE, (profile.state_dim,), dtype=np.float32)
+    return spaces.Dict(observed)
 
 
 def _metaworld(profile: RobotProfile, max_steps: int | None, images: bool) -> World:

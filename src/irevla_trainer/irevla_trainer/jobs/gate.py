@@ -18,7 +18,7 @@ from typing import Any
 from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.settings import setting
 from irevla_trainer.evaluate import EvaluationTask, evaluate
-from irevla_trainer.rl.worlds import Worlds
+from irevla_trainer.rl.worlds import RunsEpisodes
 from irevla_trainer.seeds import episode_seeds
 from irevla_trainer.statistics import Rate, least_difference
 
@@ -101,7 +101,7 @@ class Verdict:
 def judge(
     before: VLAPolicy,
     after: VLAPolicy,
-    worlds: Worlds,
+    worlds: RunsEpisodes,
     trained: Sequence[str],
     others: Sequence[str],
     settings: GateSettings,

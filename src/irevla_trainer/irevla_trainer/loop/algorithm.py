@@ -42,7 +42,7 @@ from irevla_trainer.loop.settings import TrainFile
 from irevla_trainer.loop.stage1 import stage_1
 from irevla_trainer.loop.supervised import stage_0, stage_2
 from irevla_trainer.provenance import origin
-from irevla_trainer.rl.worlds import Worlds
+from irevla_trainer.rl.worlds import RunsEpisodes, Worlds
 from irevla_trainer.video import Clip, side_by_side, write_video
 
 
@@ -96,7 +96,7 @@ class Loop:
         self.accounts: dict[str, Any] = {}
         self.evaluations: dict[str, Any] = {}
         self._open = contextlib.ExitStack()
-        self._worlds: Worlds | None = None
+        self._worlds: RunsEpisodes | None = None
         self.experts: list[EpisodeArrays] = []
         self.recorded: list[EpisodeArrays] = []
 
@@ -294,19 +294,21 @@ class Loop:
     # -- what the stages share ----------------------------------------------------------------------------------------
 
     @property
-    def worlds(self) -> Worlds:
-        """The worlds, started when they are first needed."""
+    def worlds(self) -> RunsEpisodes:
+        """Where episodes run, started when it is first needed."""
         if self._worlds is None:
-            self._worlds = self._open.enter_context(
-                Worlds(
-                    self.profile,
-                    self.settings.worlds,
-                    load_tasks(self.settings.task_file),
-                    self.settings.max_steps,
-                    self.settings.deciding_threads,
-                )
-            )
+            self._worlds = self._open.enter_context(self._make_worlds())
         return self._worlds
+
+    def _make_worlds(self) -> contextlib.AbstractContextManager[RunsEpisodes]:
+        settings = self.settings
+        if settings.worlds_in == "graph":
+            # Here, not above: learning in process needs no ROS.
+            from irevla_trainer.ros.graph_worlds import GraphWorlds
+
+            return GraphWorlds(settings.robot, settings.task_file, settings.max_steps, self.folder.folder / "nodes")
+        tasks = load_tasks(settings.task_file)
+        return Worlds(self.profile, settings.worlds, tasks, settings.max_steps, settings.deciding_threads)
 
     def _read_bags(self) -> None:
         """D_e, and the recorded part of D_RL."""

@@ -10,7 +10,7 @@ import numpy as np
 from irevla_policy.model.policy import VLAPolicy
 from irevla_trainer.evaluate import EvaluationTask, TaskResult, evaluate
 from irevla_trainer.loop.settings import TaskSets
-from irevla_trainer.rl.worlds import Worlds
+from irevla_trainer.rl.worlds import RunsEpisodes
 from irevla_trainer.seeds import episode_seeds
 from irevla_trainer.statistics import Rate
 
@@ -25,7 +25,7 @@ def tasks_of(sets: TaskSets) -> dict[str, list[EvaluationTask]]:
 
 def evaluate_all(
     policy: VLAPolicy,
-    worlds: Worlds,
+    worlds: RunsEpisodes,
     sets: TaskSets,
     purpose: str,
     episodes: int,

@@ -111,6 +111,12 @@ class TrainFile:
     worlds: int = setting(
         16, "Worlds, each in a process of its own: half of them step while the model decides for the others", at_least=1
     )
+    worlds_in: str = setting(
+        "process",
+        "Where episodes run: in processes of the learner, or on a graph with simulator and guard in lock-step, one "
+        "after the other",
+        choices=("process", "graph"),
+    )
     max_steps: int | None = setting(
         None,
         "Decisions until an episode is given up, in learning and evaluation; the tasks' own numbers when left out",
@@ -133,6 +139,11 @@ class TrainFile:
             raise SettingsError("tasks: expert: expected at least one task")
         if self.init and self.from_scratch:
             raise SettingsError("from_scratch: init names a checkpoint to start from; leave one of them out")
+        if self.worlds_in == "graph" and self.task_file != "metaworld":
+            raise SettingsError(
+                f"worlds_in: the simulator on a graph knows the tasks of task_file: metaworld only, found "
+                f"{self.task_file!r}; set worlds_in: process"
+            )
         for key, stage in (("stage0", self.stage0), ("stage2.sft", self.stage2.sft)):
             if stage.seed:
                 raise SettingsError(f"{key}: seed: leave it out, seed at the top is that of all stages")

@@ -36,7 +36,7 @@ from irevla_trainer.rl.latents import encode
 from irevla_trainer.rl.ppo import Ppo
 from irevla_trainer.rl.rollout import Rollout, collect, executed
 from irevla_trainer.rl.sacfd import Sacfd
-from irevla_trainer.rl.worlds import EpisodeRequest, Worlds
+from irevla_trainer.rl.worlds import EpisodeRequest, RunsEpisodes
 from irevla_trainer.seeds import RANGES, episode_seeds
 
 _FIRST_SEED = 10_000
@@ -81,7 +81,7 @@ def make_algorithm(
 def stage_1(
     policy: VLAPolicy,
     task: EvaluationTask,
-    worlds: Worlds,
+    worlds: RunsEpisodes,
     settings: Stage1Settings,
     seed: int,
     folder: Path,
@@ -122,7 +122,7 @@ class _Stage1:
         self,
         policy: VLAPolicy,
         task: EvaluationTask,
-        worlds: Worlds,
+        worlds: RunsEpisodes,
         settings: Stage1Settings,
         seed: int,
         folder: Path,

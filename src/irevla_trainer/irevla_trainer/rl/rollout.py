@@ -13,7 +13,7 @@ from scipy.signal import lfilter
 
 from irevla_policy.model.policy import Latent, VLAPolicy
 from irevla_trainer.rl.latents import ImageStore, Indices, LatentStore, encode
-from irevla_trainer.rl.worlds import EpisodeRequest, Seen, Worlds
+from irevla_trainer.rl.worlds import EpisodeRequest, RunsEpisodes, Seen
 
 Float = npt.NDArray[np.float32]
 
@@ -100,7 +100,7 @@ class _Episode:
 
 
 def collect(
-    worlds: Worlds,
+    worlds: RunsEpisodes,
     requests: Sequence[EpisodeRequest],
     policy: VLAPolicy,
     observations: LatentStore | ImageStore,

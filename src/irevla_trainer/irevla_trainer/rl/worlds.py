@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -94,6 +94,22 @@ class Stepped:
     terminated: npt.NDArray[np.bool_]
     truncated: npt.NDArray[np.bool_]
     last: Seen | None
+
+
+class RunsEpisodes(Protocol):
+    """Whatever runs episodes: worlds in processes of the learner, or a graph."""
+
+    def steps(self, task: str) -> int:
+        """Decisions until an episode of a task is given up."""
+        ...
+
+    def episodes(
+        self,
+        requests: Sequence[EpisodeRequest],
+        decide: Callable[[Seen], npt.NDArray[np.floating[Any]]],
+    ) -> Iterator[Stepped]:
+        """Run episodes to their ends; see `Worlds.episodes`."""
+        ...
 
 
 class Worlds:

@@ -1,0 +1,87 @@
+"""Somebody on a graph who calls services and waits for what comes, while the graph is whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TypeVar
+
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+
+from irevla_policy.errors import RunError
+
+_SPIN_SECONDS = 0.1
+
+C = TypeVar("C", bound="GraphClient")
+
+
+class GraphClient:
+    """A node with a context of its own, which is spun by whoever waits.
+
+    Args:
+        name: Of the node.
+        check: Called while waiting; raises when the graph is broken (`Supervisor.check`).
+        patience: Longest wait for anything, s.
+    """
+
+    def __init__(self, name: str, check: Callable[[], None] = lambda: None, patience: float = 60.0) -> None:
+        self.patience = patience
+        self._check = check
+        self._context = Context()
+        rclpy.init(context=self._context)
+        self.node = rclpy.create_node(name, context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._clients: dict[str, Any] = {}
+
+    def __enter__(self: C) -> C:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the graph."""
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self._context)
+
+    def call(self, kind: Any, name: str, request: Any) -> Any:
+        """Call a service whose answer says whether it was accepted.
+
+        Raises:
+            RunError: It is not served, did not answer, or refused.
+        """
+        client = self._clients.get(name)
+        if client is None:
+            client = self._clients[name] = self.node.create_client(kind, name)
+        deadline = time.monotonic() + self.patience
+        self.wait(client.service_is_ready, deadline, f"{name}: not served within {self.patience:.0f} s")
+        future = client.call_async(request)
+        self.wait(future.done, deadline, f"{name}: no answer within {self.patience:.0f} s")
+        response = future.result()
+        if not response.accepted:
+            raise RunError(f"{name}: {response.message}")
+        return response
+
+    def wait(self, reached: Callable[[], bool], deadline: float, complaint: str) -> None:
+        """Serve callbacks until something has come about.
+
+        Args:
+            reached: Whether it has.
+            deadline: On the monotonic clock, s.
+            complaint: What is wrong when it has not by then.
+
+        Raises:
+            RunError: It has not, or the graph is broken.
+        """
+        while not reached():
+            self._executor.spin_once(timeout_sec=_SPIN_SECONDS)
+            self._check()
+            if time.monotonic() > deadline:
+                raise RunError(complaint)

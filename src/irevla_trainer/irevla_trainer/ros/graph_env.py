@@ -1,0 +1,256 @@
+"""The robot on a graph as a gymnasium environment: actions go the way of the policy's, through the guard.
+
+    with GraphEnvironment(profile, "drawer-open", lock_step=True) as environment:
+        observed, info = environment.reset(seed=3)
+        observed, reward, terminated, truncated, info = environment.step(action)
+
+In lock-step with the simulator an episode is the same as that of `WorldEnvironment` with the same seed and actions. In
+real time a step lasts until the first complete observation of the next control period.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, ClassVar, SupportsFloat
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+
+from irevla_msgs.msg import Action, Command, EpisodeInfo, StepInfo
+from irevla_msgs.srv import ResetWorld
+from irevla_policy.errors import UserError
+from irevla_policy.recording.images import decode_image
+from irevla_policy.robot.assembly import ObservationAssembler
+from irevla_policy.robot.decision import Source
+from irevla_policy.robot.kinematics import ArmKinematics
+from irevla_policy.robot.observation import Observation
+from irevla_policy.robot.pilot import Pilot, ServedPolicy
+from irevla_policy.robot.profile import Camera, RobotProfile
+from irevla_policy.robot.proprioception import proprioceptive_state
+from irevla_policy.ros import qos
+from irevla_policy.ros.guard_messages import action_message
+from irevla_policy.ros.messages import joint_positions, nanoseconds
+from irevla_policy.sim.environment import Observed, observation_space
+from irevla_trainer.ros.graph_client import GraphClient
+
+_SEEDS = 2**31
+_SLOP = 0.025
+
+
+class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
+    """A robot on the graph, where no policy node acts beside.
+
+    Observations, actions and reward are as those of `WorldEnvironment`. `info` has `success`, `instruction`, `task`,
+    `variation`, `seed`, `step`, and of the last action `executed`, the raw action that was carried out, and `source`,
+    who acted: an intervention wins over the action of a step. Success comes from the simulator's step information or,
+    where there is none, from a label of the running episode.
+
+    Args:
+        profile: The robot.
+        task: Task of episodes whose reset names none.
+        lock_step: Whether the simulator waits for every action.
+        max_steps: Decisions until an episode is given up by this environment; the simulator may do so earlier.
+        version: Policy version that the actions carry.
+        check: Called while waiting; raises when the graph is broken.
+        patience: Longest wait for an answer or for the next observation, s.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(
+        self,
+        profile: RobotProfile,
+        task: str,
+        *,
+        lock_step: bool,
+        max_steps: int | None = None,
+        version: str = "",
+        check: Callable[[], None] = lambda: None,
+        patience: float = 60.0,
+    ) -> None:
+        self._profile, self._task, self._lock_step, self._max_steps = profile, task, lock_step, max_steps
+        self._kinematics = ArmKinematics(profile)
+        self._assembler = ObservationAssembler(profile, 0.0 if lock_step else _SLOP)
+        self._pilot = Pilot(profile, self._kinematics)
+        self._given = _GivenAction()
+        self._served = ServedPolicy(self._given, version, "")
+        self._observations: list[Observation] = []
+        self._steps: dict[int, StepInfo] = {}
+        self._commands: dict[int, Command] = {}
+        self._label = ""
+        self._last: Observation | None = None
+        self._action: Action | None = None
+        self._problem = ""
+        self.observation_space = observation_space(profile)
+        self.action_space = spaces.Box(-1.0, 1.0, (profile.action_dim,), dtype=np.float32)
+        self._client = GraphClient("irevla_environment", check, patience)
+        self._publisher = self._client.node.create_publisher(Action, "/irevla/action", qos.command(lock_step))
+        self._subscribe()
+
+    def __enter__(self) -> GraphEnvironment:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _subscribe(self) -> None:
+        subscribe, sensor = self._client.node.create_subscription, qos.sensor(self._lock_step, depth=20)
+        for camera in self._profile.cameras:
+            subscribe(Image, camera.topic, self._camera_callback(camera), sensor)
+        subscribe(JointState, self._profile.joint_states_topic, self._on_joint_states, sensor)
+        subscribe(String, "/irevla/instruction", self._on_instruction, qos.latched())
+        subscribe(StepInfo, "/irevla/step_info", self._on_step, sensor)
+        subscribe(Command, "/irevla/command", self._on_command, qos.recorded())
+        subscribe(EpisodeInfo, "/irevla/episode_info", self._on_episode, qos.latched())
+
+    # -- gymnasium ----------------------------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observed, dict[str, Any]]:
+        """Start an episode with /irevla/reset.
+
+        Args:
+            seed: Of the episode; one is drawn without.
+            options: May name `task` and `variation`.
+
+        Raises:
+            RunError: The reset was refused, or no observation came after it.
+        """
+        super().reset(seed=seed)
+        options = options or {}
+        episode = int(self.np_random.integers(_SEEDS)) if seed is None else seed
+        task, variation = options.get("task") or self._task, options.get("variation", "")
+        request = ResetWorld.Request(task=task, variation=variation, seed=episode)
+        answer = self._client.call(ResetWorld, "/irevla/reset", request)
+        start = nanoseconds(answer.stamp)
+        self._label, self._start_over = "", True
+        # It is on its way as a message too, which may come after the first observation.
+        self._assembler.set_instruction(answer.instruction)
+        observation = self._next(start)
+        self._episode = {"task": task, "variation": variation, "seed": answer.seed}
+        self._count = 0
+        return self._observed(observation), self._info(False, None)
+
+    def step(self, action: npt.NDArray[np.float32]) -> tuple[Observed, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Propose one raw action and wait for what it leads to.
+
+        Raises:
+            RunError: No observation came after it.
+        """
+        before = self._last
+        if before is None:
+            raise gymnasium.error.ResetNeeded("call reset before step")
+        self._given.values = np.asarray(action, dtype=np.float64)
+        flown = self._pilot.answer(self._served, before, self._start_over)
+        self._action = action_message(flown.proposal)
+        self._publisher.publish(self._action)
+        period = round(1e9 / self._profile.control_rate)
+        observation = self._next(before.stamp + (1 if self._lock_step else period // 2), before.stamp)
+        command = self._commands.get(before.stamp)
+        self._start_over = command is None or command.source != int(Source.POLICY)
+        self._count += 1
+        told = self._steps.get(observation.stamp)
+        success = bool(told.success) if told is not None else self._label == "yes"
+        terminated = success or self._label == "no"
+        truncated = not terminated and (
+            (told is not None and bool(told.truncated)) or self._count == (self._max_steps or -1)
+        )
+        return self._observed(observation), float(success), terminated, truncated, self._info(success, command)
+
+    def close(self) -> None:
+        """Leave the graph."""
+        self._client.close()
+
+    def _next(self, since: int, answered: int | None = None) -> Observation:
+        """The first observation from a stamp on (ns).
+
+        In lock-step its step information, and what was carried out for the observation before, come with it: they
+        travel on topics of their own.
+        """
+
+        def came() -> bool:
+            self._observations = [seen for seen in self._observations if seen.stamp >= since]
+            if not self._observations or not self._lock_step:
+                return bool(self._observations)
+            return self._observations[0].stamp in self._steps and (answered is None or answered in self._commands)
+
+        patience = self._client.patience
+        problem = f" ({self._problem})" if self._problem else ""
+        complaint = f"no observation within {patience:.0f} s after that of {since * 1e-9:.3f} s{problem}"
+        self._client.wait(came, time.monotonic() + patience, complaint)
+        self._last = self._observations.pop(0)
+        for kept in (self._steps, self._commands):
+            for stamp in [stamp for stamp in kept if stamp < since - 10**9]:
+                del kept[stamp]
+        return self._last
+
+    def _observed(self, observation: Observation) -> Observed:
+        state = proprioceptive_state(self._profile, self._kinematics, observation.joint_positions, observation.gripper)
+        return {**observation.images, "state": state}
+
+    def _info(self, success: bool, command: Command | None) -> dict[str, Any]:
+        assert self._last is not None
+        info = {**self._episode, "success": success, "step": self._count, "instruction": self._last.instruction}
+        if command is not None:
+            info |= {"executed": np.asarray(command.values), "source": Source(command.source).name.lower()}
+        return info
+
+    # -- the graph ----------------------------------------------------------------------------------------------------
+
+    def _camera_callback(self, camera: Camera) -> Callable[[Any], None]:
+        def on_image(message: Image) -> None:
+            stamp = nanoseconds(message.header.stamp)
+            if self._lock_step and self._action is not None and stamp == nanoseconds(self._action.header.stamp):
+                # The world repeats what was answered: the answer was lost.
+                self._publisher.publish(self._action)
+            self._assemble(lambda: self._assembler.add_image(camera.name, stamp, decode_image(message, camera)))
+
+        return on_image
+
+    def _on_joint_states(self, message: JointState) -> None:
+        def add() -> Observation | None:
+            positions, gripper = joint_positions(message, self._profile)
+            return self._assembler.add_joint_states(nanoseconds(message.header.stamp), positions, gripper)
+
+        self._assemble(add)
+
+    def _on_instruction(self, message: String) -> None:
+        self._assemble(lambda: self._assembler.set_instruction(message.data))
+
+    def _assemble(self, add: Callable[[], Observation | None]) -> None:
+        try:
+            observation = add()
+        except UserError as error:
+            self._problem = str(error)
+            return
+        if observation is not None:
+            self._observations.append(observation)
+
+    def _on_step(self, message: StepInfo) -> None:
+        self._steps[nanoseconds(message.header.stamp)] = message
+
+    def _on_command(self, message: Command) -> None:
+        self._commands[nanoseconds(message.header.stamp)] = message
+
+    def _on_episode(self, message: EpisodeInfo) -> None:
+        words = {EpisodeInfo.SUCCESS_YES: "yes", EpisodeInfo.SUCCESS_NO: "no"}
+        if message.state == EpisodeInfo.STATE_RECORDING:
+            self._label = words.get(message.success, "")
+
+
+class _GivenAction:
+    """A policy that does what it is told."""
+
+    values: npt.NDArray[np.float64]
+
+    def act(self, observations: Sequence[Observation], states: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        return self.values[None, None]

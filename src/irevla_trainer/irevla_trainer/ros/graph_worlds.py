@@ -1,0 +1,87 @@
+"""A graph with simulator and guard in place of worlds in the learner's processes: one episode at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from irevla_policy.graph.environment import adopt_environment
+from irevla_policy.graph.registry import find_graph
+from irevla_policy.graph.supervisor import Supervisor
+from irevla_policy.robot.profile import load_profile
+from irevla_policy.sim.environment import Observed
+from irevla_policy.sim.tasks import TaskFile, load_tasks
+from irevla_trainer.rl.worlds import EpisodeRequest, Seen, Stepped
+from irevla_trainer.ros.graph_env import GraphEnvironment
+
+
+class GraphWorlds:
+    """What the loop uses of `Worlds`, on a graph of its own; leave the context to end it.
+
+    Args:
+        robot: Robot profile, name or file.
+        task_file: File of tasks and variations.
+        max_steps: Decisions until an episode is given up; the tasks' own numbers by default.
+        log_dir: Folder for the nodes' output.
+    """
+
+    def __init__(
+        self, robot: str, task_file: str = "metaworld", max_steps: int | None = None, log_dir: Path | None = None
+    ) -> None:
+        self.tasks: TaskFile = load_tasks(task_file)
+        self._max_steps = max_steps
+        self._open = ExitStack()
+        adopt_environment(private=True)
+        arguments = {"robot": robot, "mode": "lock_step", "expert": "false", "record": ""}
+        try:
+            nodes = self._open.enter_context(Supervisor(find_graph("sim").resolve(arguments), log_dir=log_dir))
+            first = next(iter(self.tasks.tasks))
+            self._environment = self._open.enter_context(
+                GraphEnvironment(load_profile(robot), first, lock_step=True, max_steps=max_steps, check=nodes.check)
+            )
+        except BaseException:
+            self._open.close()
+            raise
+
+    def __enter__(self) -> GraphWorlds:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the graph."""
+        self._open.close()
+
+    def steps(self, task: str) -> int:
+        """Decisions until an episode of a task is given up."""
+        return self._max_steps or self.tasks.steps(task)
+
+    def episodes(
+        self,
+        requests: Sequence[EpisodeRequest],
+        decide: Callable[[Seen], npt.NDArray[np.floating[Any]]],
+    ) -> Iterator[Stepped]:
+        """Run episodes to their ends; see `Worlds.episodes`."""
+        for request in requests:
+            self.tasks.variation(request.task, request.variation)
+        for index, request in enumerate(requests):
+            options = {"task": request.task, "variation": request.variation}
+            observed, info = self._environment.reset(seed=request.seed, options=options)
+            ended = False
+            while not ended:
+                seen = _seen(index, info["step"], observed, info["instruction"])
+                observed, _, terminated, truncated, info = self._environment.step(decide(seen)[0])
+                ended = terminated or truncated
+                last = _seen(index, info["step"], observed, info["instruction"]) if ended else None
+                yield Stepped([index], np.array([terminated]), np.array([truncated]), last)
+
+
+def _seen(index: int, step: int, observed: Observed, instruction: str) -> Seen:
+    images = {name: array[None] for name, array in observed.items() if name != "state"}
+    return Seen([index], [step], images, [instruction], observed["state"][None])
