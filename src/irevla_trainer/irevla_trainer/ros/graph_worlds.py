@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from irevla_policy.errors import RunError
 from irevla_policy.graph.environment import adopt_environment
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.supervisor import Supervisor
@@ -76,7 +77,10 @@ class GraphWorlds:
             ended = False
             while not ended:
                 seen = _seen(index, info["step"], observed, info["instruction"])
-                observed, _, terminated, truncated, info = self._environment.step(decide(seen)[0])
+                action = np.asarray(decide(seen), dtype=np.float32)[0]
+                if not np.isfinite(action).all():
+                    raise RunError("the policy's actions are not finite: its weights have diverged")
+                observed, _, terminated, truncated, info = self._environment.step(action)
                 ended = terminated or truncated
                 last = _seen(index, info["step"], observed, info["instruction"]) if ended else None
                 yield Stepped([index], np.array([terminated]), np.array([truncated]), last)

@@ -126,4 +126,4 @@ def test_the_loop_gets_the_same_episodes_as_from_its_own_worlds(tmp_path):
         assert np.array_equal(graph_ends[index][1], own_ends[index][1])
         for ours, theirs in zip(graph_seen[index], own_seen[index], strict=True):
             assert ours[:2] == theirs[:2]
-            assert np.array_equal(ours[2], theirs[2])
+            assert np.array_equal(ours[2], theirs[2]), (ours[0], ours[2] - theirs[2])
