@@ -23,6 +23,7 @@ setup(
         "console_scripts": [
             "irevla = irevla_trainer.cli:main",
             "irevla_trainer = irevla_trainer.ros.trainer_node:main",
+            "irevla_player = irevla_trainer.ros.player_node:main",
         ]
     },
 )

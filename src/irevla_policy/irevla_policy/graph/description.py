@@ -50,6 +50,7 @@ class NodeSpec:
         environment: Environment variables of this process that a user's own values override.
         log_level: Level of the node's logger.
         required: Whether the whole graph ends when this process does.
+        finishes: Whether this process is expected to end, and the graph has done its work when it does so well.
     """
 
     name: str
@@ -62,6 +63,7 @@ class NodeSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     log_level: str = "info"
     required: bool = True
+    finishes: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from irevla_policy.graph.description import GraphDescription, GraphError
+from irevla_policy.graph.replay import REPLAY
 from irevla_policy.graph.sim import SIM
 from irevla_policy.graph.trainer import TRAINER
 
-GRAPHS: dict[str, GraphDescription] = {description.name: description for description in (SIM, TRAINER)}
+GRAPHS: dict[str, GraphDescription] = {description.name: description for description in (SIM, TRAINER, REPLAY)}
 
 
 def find_graph(name: str) -> GraphDescription:

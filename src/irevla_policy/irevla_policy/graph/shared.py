@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -69,3 +70,20 @@ def whole_number(graph: str, values: Mapping[str, str], name: str, low: int, hig
             f"graph {graph!r}: argument {name} must be a whole number from {low} to {high}, found {values[name]!r}"
         )
     return number
+
+
+def number(graph: str, values: Mapping[str, str], name: str, low: float, high: float) -> float:
+    """The value of an argument that is a number.
+
+    Raises:
+        GraphError: It is none, or out of range.
+    """
+    try:
+        found = float(values[name])
+    except ValueError:
+        found = math.nan
+    if not low <= found <= high:
+        raise GraphError(
+            f"graph {graph!r}: argument {name} must be a number from {low:g} to {high:g}, found {values[name]!r}"
+        )
+    return found

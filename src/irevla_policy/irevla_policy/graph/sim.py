@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,7 +67,7 @@ def build(values: Mapping[str, str]) -> Graph:
     )
     nodes = [simulator, node("irevla_guard", "guard_node")]
     if expert:
-        nodes.append(node("irevla_expert", "expert_node", noise=_number(values, "noise", 0.0, 1.0)))
+        nodes.append(node("irevla_expert", "expert_node", noise=shared.number("sim", values, "noise", 0.0, 1.0)))
     elif checkpoint:
         # One core stays with the simulator: threads that compete for it slow both down.
         threads = max(1, (os.cpu_count() or 1) - 1)
@@ -90,18 +89,6 @@ def _checkpoint(path: str) -> str:
     if missing := [name for name in _CHECKPOINT_FILES if not (folder / name).is_file()]:
         raise GraphError(f"graph 'sim': argument checkpoint: {folder} is no whole checkpoint, without {missing[0]}")
     return str(folder)
-
-
-def _number(values: Mapping[str, str], name: str, low: float, high: float) -> float:
-    try:
-        number = float(values[name])
-    except ValueError:
-        number = math.nan
-    if not low <= number <= high:
-        raise GraphError(
-            f"graph 'sim': argument {name} must be a number from {low:g} to {high:g}, found {values[name]!r}"
-        )
-    return number
 
 
 SIM = GraphDescription("sim", "a simulated arm with guard, policy or scripted expert, and recorder", ARGUMENTS, build)

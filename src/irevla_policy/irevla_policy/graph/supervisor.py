@@ -107,14 +107,20 @@ class Supervisor:
             if node.required and node.name in ended:
                 raise RunError(f"graph {self.graph.name!r}: node {node.name} ended {_in_words(ended[node.name])}")
 
+    @property
+    def finished(self) -> bool:
+        """Whether a node that is expected to end has ended well."""
+        ended = self.ended()
+        return any(node.finishes and ended.get(node.name) == 0 for node in self.graph.nodes)
+
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until a required node has ended, or until `timeout` (s) has passed.
+        """Wait until the graph has finished, a required node has ended, or `timeout` (s) has passed.
 
         Raises:
             RunError: A required node has ended; names it and how.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        while deadline is None or time.monotonic() < deadline:
+        while (deadline is None or time.monotonic() < deadline) and not self.finished:
             self.check()
             time.sleep(_POLL)
 

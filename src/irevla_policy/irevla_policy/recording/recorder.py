@@ -123,6 +123,11 @@ class Recorder:
         return self._running.info.episode_id if self._running is not None else ""
 
     @property
+    def arrivals(self) -> int:
+        """Messages that have arrived since the running episode was started."""
+        return self._running.arrivals if self._running is not None else 0
+
+    @property
     def tally(self) -> Tally:
         """What became of the messages of the running, or else the last episode."""
         return self._writing.tally if self._writing is not None else self._last

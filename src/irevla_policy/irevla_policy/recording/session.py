@@ -40,6 +40,11 @@ class RunningEpisode:
     _last_stamp: int = -1
     _ended: str = ""
 
+    @property
+    def arrivals(self) -> int:
+        """Messages of all topics so far."""
+        return self._arrivals
+
     def on_arrival(self, topic: str, received: int) -> None:
         """A message of any topic arrived; the system clock said `received` (ns)."""
         self._arrived[topic] = received

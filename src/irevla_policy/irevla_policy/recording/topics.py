@@ -17,6 +17,9 @@ STEP_INFO = "/irevla/step_info"
 EPISODE_INFO = "/irevla/episode_info"
 POLICY_STATUS = "/irevla/policy_status"
 
+LATCHED = (INSTRUCTION, POLICY_STATUS)
+"""Whoever comes late gets the newest of these."""
+
 IMAGE_FORMATS = ("raw", "jpeg", "png", "driver")
 
 _LATCHED = Offer(1, latched=True)

@@ -49,7 +49,7 @@ def _action(graph: Graph, node: NodeSpec) -> Node:
         ros_arguments=["--log-level", node.log_level],
         env=node_environment(graph, node, {}),
         output="screen",
-        on_exit=[Shutdown(reason=f"{node.name} ended")] if node.required else None,
+        on_exit=[Shutdown(reason=f"{node.name} ended")] if node.required or node.finishes else None,
         sigterm_timeout=str(ending.TERMINATE_AFTER),
         sigkill_timeout=str(ending.KILL_AFTER - ending.TERMINATE_AFTER),
     )

@@ -21,7 +21,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from irevla_msgs.msg import EpisodeInfo
-from irevla_msgs.srv import LabelEpisode, StartEpisode, StopEpisode
+from irevla_msgs.srv import LabelEpisode, RecordingProgress, StartEpisode, StopEpisode
 from irevla_policy.errors import UserError
 from irevla_policy.recording import episode
 from irevla_policy.recording.recorder import Finished, Recorder, RecordingError, RecordingSettings
@@ -74,6 +74,7 @@ class RecorderNode(Node):
         self.create_service(StartEpisode, "/irevla/start_episode", self._start, callback_group=group)
         self.create_service(StopEpisode, "/irevla/stop_episode", self._stop, callback_group=group)
         self.create_service(LabelEpisode, "/irevla/label_episode", self._label, callback_group=group)
+        self.create_service(RecordingProgress, "/irevla/recording_progress", self._progress)
         self.create_timer(1.0, self._watch)
         # Wakes the executor, so that a service that waits for the end of an episode is looked after.
         self._wake = self.create_timer(_WAKE_SECONDS, lambda: None)
@@ -199,6 +200,13 @@ class RecorderNode(Node):
             response.accepted = True
         except (UserError, OSError) as error:
             response.message = str(error)
+        return response
+
+    def _progress(
+        self, _: RecordingProgress.Request, response: RecordingProgress.Response
+    ) -> RecordingProgress.Response:
+        response.episode_id, response.messages = self._recorder.running, self._recorder.arrivals
+        response.dropped = sum(self._recorder.tally.dropped.values()) if response.episode_id else 0
         return response
 
     def _watch(self) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the graph until Ctrl-C or until a node ends."""
+    """Run the graph until Ctrl-C, until it has done its work, or until a node ends."""
     from irevla_policy.graph.description import parse_arguments
     from irevla_policy.graph.registry import find_graph
     from irevla_policy.graph.supervisor import Supervisor
@@ -44,10 +45,9 @@ def run(args: argparse.Namespace) -> int:
     graph = description.resolve(parse_arguments(args.arguments))
     print(f"irevla up {graph.name}: {', '.join(node.name for node in graph.nodes)} (Ctrl-C ends them)", flush=True)
     with Supervisor(graph, log_dir=args.log_dir, output=sys.stdout) as running:
-        try:
+        with suppress(KeyboardInterrupt):
             running.wait()
-        except KeyboardInterrupt:
-            codes = running.stop()
+        codes = running.stop()
     failed = {name: code for name, code in codes.items() if code != 0}
     for name, code in failed.items():
         print(f"irevla up: {name} ended with exit code {code}", file=sys.stderr)

@@ -199,7 +199,8 @@ class Loop:
                     self.experts,
                     successes,
                     self.settings.stage2,
-                    self.settings.seed * 1000 + number,
+                    # Alone it draws what `irevla sft` draws from the same bags.
+                    self.settings.seed * 1000 + number if task else self.settings.seed,
                     folder,
                     progress,
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -25,13 +25,20 @@ class GraphClient:
         name: Of the node.
         check: Called while waiting; raises when the graph is broken (`Supervisor.check`).
         patience: Longest wait for anything, s.
+        args: ROS arguments; none when left out.
     """
 
-    def __init__(self, name: str, check: Callable[[], None] = lambda: None, patience: float = 60.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        check: Callable[[], None] = lambda: None,
+        patience: float = 60.0,
+        args: Sequence[str] | None = None,
+    ) -> None:
         self.patience = patience
         self._check = check
         self._context = Context()
-        rclpy.init(context=self._context)
+        rclpy.init(args=list(args or []), context=self._context)
         self.node = rclpy.create_node(name, context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
@@ -57,6 +64,17 @@ class GraphClient:
         Raises:
             RunError: It is not served, did not answer, or refused.
         """
+        response = self.ask(kind, name, request)
+        if not response.accepted:
+            raise RunError(f"{name}: {response.message}")
+        return response
+
+    def ask(self, kind: Any, name: str, request: Any) -> Any:
+        """Call a service.
+
+        Raises:
+            RunError: It is not served, or did not answer.
+        """
         client = self._clients.get(name)
         if client is None:
             client = self._clients[name] = self.node.create_client(kind, name)
@@ -64,10 +82,7 @@ class GraphClient:
         self.wait(client.service_is_ready, deadline, f"{name}: not served within {self.patience:.0f} s")
         future = client.call_async(request)
         self.wait(future.done, deadline, f"{name}: no answer within {self.patience:.0f} s")
-        response = future.result()
-        if not response.accepted:
-            raise RunError(f"{name}: {response.message}")
-        return response
+        return future.result()
 
     def wait(self, reached: Callable[[], bool], deadline: float, complaint: str) -> None:
         """Serve callbacks until something has come about.

@@ -1,0 +1,242 @@
+"""`irevla_player`: plays bags onto the graph, for a recorder that takes them as if the robot were live.
+
+Each bag is an episode of the recorder. Messages are sent reliably, and no more of them than the recorder has room for:
+at any rate none is dropped. /clock shows the time of the bag.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+
+from irevla_msgs.srv import RecordingProgress, StartEpisode, StopEpisode
+from irevla_policy.errors import RunError, UserError
+from irevla_policy.recording import episode
+from irevla_policy.recording.interfaces import full_name
+from irevla_policy.recording.storage import BagReader, Message, find_bags, open_reader
+from irevla_policy.recording.topics import EPISODE_INFO, LATCHED
+from irevla_policy.ros.messages import time_message
+from irevla_policy.ros.parameters import declare
+from irevla_policy.settings import setting
+from irevla_trainer.data.description import describe
+from irevla_trainer.ros.graph_client import GraphClient
+
+_CLOCK = "/clock"
+_CLOCK_PERIOD = 10_000_000
+"""ns of the bag's time between two messages on /clock."""
+
+_WINDOW = 50
+"""Messages under way at most: the recorder keeps a hundred of each topic."""
+
+_RECORDER = "irevla_recorder"
+
+
+@dataclass(frozen=True)
+class PlayerSettings:
+    """Parameters of the player."""
+
+    bags: tuple[str, ...] = setting(doc="Bags or folders of bags, played in the order of their paths")
+    rate: float = setting(1.0, "Speed, 1 is the robot's; 0 as fast as the recorder takes them", at_least=0.0)
+
+
+@dataclass(frozen=True)
+class Played:
+    """What became of a bag.
+
+    Attributes:
+        bag: The bag.
+        copy: What the recorder made of it.
+        sent: Messages that the recorder was to take.
+        dropped: Messages of these that it could not write, or never got.
+    """
+
+    bag: Path
+    copy: Path
+    sent: int
+    dropped: int
+
+
+class Player:
+    """Plays bags, one episode each.
+
+    Args:
+        client: On the graph.
+        rate: Speed; 0 for as fast as possible.
+    """
+
+    def __init__(self, client: GraphClient, rate: float) -> None:
+        self._client, self._rate = client, rate
+        self._publishers: dict[str, Publisher] = {}
+        self._clock = client.node.create_publisher(Clock, _CLOCK, 10)
+        self._shown = 0
+
+    def play(self, bag: Path) -> Played:
+        """Play one bag.
+
+        Raises:
+            UserError: It cannot be read, or holds a message type that is not installed.
+            RunError: There is no recorder, or it does not go on.
+        """
+        info = describe(bag)
+        with closing(open_reader(bag)) as reader:
+            names = [name for name in reader.topics if name not in (EPISODE_INFO, _CLOCK)]
+            self._connect(reader, names)
+            messages = iter(reader.messages(names))
+            # What is in force when the episode begins, the instruction above all, is known before it does.
+            first = next(messages, None)
+            while first is not None and self._latched(reader, first.topic):
+                self._publish(first)
+                first = next(messages, None)
+            copy = self._start(info)
+            try:
+                sent = self._send(_with(first, messages))
+                stopped = self._stop(info, discard=False)
+            except BaseException:
+                self._stop(info, discard=True)
+                raise
+        return Played(bag, copy, sent, int(stopped.dropped) + max(sent - int(stopped.messages), 0))
+
+    def _connect(self, reader: BagReader, names: list[str]) -> None:
+        """Make publishers, and wait until the recorder hears those of its topics."""
+        for name in names:
+            if name not in self._publishers:
+                kind = _message_class(reader.topics[name].type)
+                quality = _quality(latched=self._latched(reader, name))
+                self._publishers[name] = self._client.node.create_publisher(kind, name, quality)
+        deadline = time.monotonic() + self._client.patience
+        self._client.wait(
+            lambda: any(self._is_recorded(name) for name in names), deadline, "no irevla_recorder on this graph"
+        )
+
+    def _send(self, messages: Iterable[Message]) -> int:
+        """Send all messages in their time; returns how many of them the recorder was to take."""
+        recorded = {name for name in self._publishers if self._is_recorded(name)}
+        sent = taken = 0
+        start, first = time.monotonic(), None
+        for message in messages:
+            first = message.log_time if first is None else first
+            if self._rate:
+                pause = (message.log_time - first) * 1e-9 / self._rate - (time.monotonic() - start)
+                time.sleep(max(pause, 0.0))
+            self._publish(message)
+            sent += message.topic in recorded
+            if sent - taken >= _WINDOW:
+                taken = self._taken(sent - _WINDOW // 2)
+        self._taken(sent)
+        return sent
+
+    def _taken(self, wanted: int) -> int:
+        """Wait until the recorder has taken so many messages; returns how many it has."""
+        deadline, before = time.monotonic() + self._client.patience, -1
+        while True:
+            answer = self._client.ask(RecordingProgress, "/irevla/recording_progress", RecordingProgress.Request())
+            if not answer.episode_id:
+                raise RunError("the recorder has ended the episode by itself; see its log")
+            if answer.messages >= wanted:
+                return int(answer.messages)
+            if answer.messages > before:
+                deadline, before = time.monotonic() + self._client.patience, answer.messages
+            if time.monotonic() > deadline:
+                raise RunError(f"the recorder has taken {answer.messages} of {wanted} messages and no more came")
+
+    def _publish(self, message: Message) -> None:
+        if message.log_time - self._shown >= _CLOCK_PERIOD or message.log_time < self._shown:
+            self._shown = message.log_time
+            self._clock.publish(Clock(clock=time_message(message.log_time)))
+        self._publishers[message.topic].publish(bytes(message.data))
+
+    def _start(self, info: episode.EpisodeInfo) -> Path:
+        request = StartEpisode.Request(
+            task=info.task,
+            variation=info.variation,
+            world=info.world,
+            seed=info.seed,
+            source=episode.SOURCES.index(info.source),
+            episode_id=info.episode_id,
+        )
+        return Path(self._client.call(StartEpisode, "/irevla/start_episode", request).path)
+
+    def _stop(self, info: episode.EpisodeInfo, discard: bool) -> Any:
+        request = StopEpisode.Request(
+            success=episode.SUCCESSES.index(info.success), labelled_by=info.labelled_by, discard=discard
+        )
+        return self._client.call(StopEpisode, "/irevla/stop_episode", request)
+
+    def _is_recorded(self, name: str) -> bool:
+        return any(entry.node_name == _RECORDER for entry in self._client.node.get_subscriptions_info_by_topic(name))
+
+    @staticmethod
+    def _latched(reader: BagReader, name: str) -> bool:
+        return name in LATCHED or any(offer.latched for offer in reader.topics[name].offers)
+
+
+def _with(first: Message | None, rest: Iterable[Message]) -> Iterable[Message]:
+    if first is not None:
+        yield first
+    yield from rest
+
+
+def _message_class(message_type: str) -> Any:
+    package, _, name = full_name(message_type).split("/")
+    try:
+        return getattr(importlib.import_module(f"{package}.msg"), name)
+    except (ImportError, AttributeError):
+        raise UserError(f"message type {message_type} is not installed: it cannot be published") from None
+
+
+def _quality(latched: bool) -> QoSProfile:
+    return QoSProfile(
+        reliability=ReliabilityPolicy.RELIABLE,
+        history=HistoryPolicy.KEEP_LAST,
+        depth=1 if latched else 2 * _WINDOW,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
+
+
+def _run(arguments: list[str]) -> int:
+    """Play everything; returns how many bags were not played whole."""
+    problems = 0
+    with GraphClient("irevla_player", args=arguments) as client:
+        settings = declare(client.node, PlayerSettings)
+        log = client.node.get_logger()
+        bags = list(dict.fromkeys(bag for folder in settings.bags for bag in find_bags(folder)))
+        player = Player(client, settings.rate)
+        for number, bag in enumerate(bags, start=1):
+            try:
+                played = player.play(bag)
+            except UserError as error:
+                log.error(f"{bag}: not played: {error}")
+                problems += 1
+                continue
+            problems += played.dropped > 0
+            log.info(
+                f"{number}/{len(bags)} {bag.name}: {played.sent} messages, {played.dropped} dropped: {played.copy}"
+            )
+    return problems
+
+
+def main(args: list[str] | None = None) -> None:
+    """Play the bags that the parameters name, then end: with 0 when all of them were played whole."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        sys.exit(1 if _run(sys.argv if args is None else args) else 0)
+    except KeyboardInterrupt:
+        sys.exit(0)
+    except (UserError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UserError) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Bags that are played onto the graph and recorded again teach the same, at any rate."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sample_episodes import PROFILE, write_episode, write_foreign
+
+from irevla_policy.graph.environment import default_environment
+from irevla_policy.graph.registry import find_graph
+from irevla_policy.graph.supervisor import Supervisor
+from irevla_policy.model.checkpoint import checkpoint_version
+from irevla_policy.recording.episode import write_label
+from irevla_policy.recording.storage import find_bags, open_reader
+from irevla_trainer.cli import main
+from irevla_trainer.data.dataset import Wanted, load_dataset
+
+
+@pytest.fixture(autouse=True)
+def private(monkeypatch) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    for name, value in default_environment().items():
+        monkeypatch.setenv(name, value)
+
+
+def replay(tmp_path: Path, bags: Path, rate: str = "0", **arguments: str) -> Path:
+    """Bags as they were recorded again; what the nodes said lies in tmp_path/logs."""
+    record = tmp_path / "again"
+    words = {"bag": str(bags), "rate": rate, "record": str(record)}
+    graph = find_graph("replay").resolve(words | arguments)
+    with Supervisor(graph, log_dir=tmp_path / "logs") as nodes:
+        nodes.wait(90)
+        assert nodes.finished, (tmp_path / "logs" / "irevla_player.log").read_text()
+    return record
+
+
+def log(tmp_path: Path) -> str:
+    return (tmp_path / "logs" / "irevla_player.log").read_text()
+
+
+def test_what_was_played_is_what_was_recorded_and_teaches_the_same(tmp_path):
+    bags = tmp_path / "bags"
+    for number in range(3):
+        write_episode(bags / f"episode-{number}", 8 + number, task="drawer-open", seed=number)
+    write_episode(bags / "failed", 150, source="mixed", success="no")
+    again = replay(tmp_path, bags)
+    assert log(tmp_path).count(", 0 dropped") == 4
+    for bag in sorted(bags.iterdir()):
+        before, after = open_reader(bag), open_reader(again / bag.name)
+        counts = [{name: topic.count for name, topic in one.topics.items() if topic.count} for one in (before, after)]
+        assert counts[0] == counts[1]
+        before.close()
+        after.close()
+    wanted = Wanted(success_only=False)
+    first, second = (load_dataset([folder], PROFILE, wanted) for folder in (bags, again))
+    assert len(second.episodes) == 4
+    for one, other in zip(first.episodes, second.episodes, strict=True):
+        for name in ("episode_id", "task", "seed", "source", "success", "instruction", "profile_hash", "state"):
+            assert getattr(one.info, name) == getattr(other.info, name), name
+        assert one.instructions == other.instructions
+        for name in ("state", "action", "stamps"):
+            assert np.array_equal(getattr(one, name), getattr(other, name)), name
+        for name, frames in one.images.items():
+            assert np.array_equal(frames[:], other.images[name][:])
+    words = ["--steps", "3", "--seed", "5", "--threads", "1"]
+    for folder in (bags, again):
+        out = tmp_path / f"policy-{folder.name}"
+        assert main(["sft", "--bags", str(folder), "--out", str(out), *words]) == 0
+    assert checkpoint_version(tmp_path / "policy-bags") == checkpoint_version(tmp_path / "policy-again")
+
+
+def test_a_plain_recording_becomes_an_episode(tmp_path):
+    bag = write_foreign(tmp_path / "bags" / "teleoperated", 20)
+    write_label(bag, "yes", "operator")
+    again = replay(tmp_path, bag, rate="20")
+    (episode,) = load_dataset([again], PROFILE).episodes
+    assert (episode.info.source, episode.info.success, episode.info.labelled_by) == ("human", "yes", "operator")
+
+
+def test_a_bag_that_cannot_be_played_is_named_and_the_others_are(tmp_path):
+    bags = tmp_path / "bags"
+    write_episode(bags / "first", 3)
+    data = next(write_episode(bags / "damaged", 3).glob("*.mcap"))
+    data.write_bytes(data.read_bytes()[:100])
+    write_episode(bags / "last", 3)
+    graph = find_graph("replay").resolve({"bag": str(bags), "rate": "0", "record": str(tmp_path / "again")})
+    with Supervisor(graph, log_dir=tmp_path / "logs") as nodes, pytest.raises(Exception, match="irevla_player ended"):
+        nodes.wait(60)
+    assert f"{bags / 'damaged'}: not played: " in log(tmp_path)
+    assert [path.name for path in find_bags(tmp_path / "again")] == ["first", "last"]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ([], "argument bag: expected a bag or a folder of bags"),
+        (["bag:=/no/such/bag"], "/no/such/bag: no such bag or folder of bags"),
+        (["bag:=BAG", "rate:=fast"], "argument rate must be a number from 0 to 1000, found 'fast'"),
+    ],
+)
+def test_wrong_arguments_are_one_line(tmp_path, capsys, words, complaint):
+    write_episode(tmp_path / "bag", 2)
+    words = [word.replace("BAG", str(tmp_path / "bag")) for word in words]
+    assert main(["up", "replay", *words]) == 2
+    error = capsys.readouterr().err
+    assert complaint in error and error.count("\n") == 1
+
+
+def test_without_a_recorder_the_player_says_so(tmp_path):
+    write_episode(tmp_path / "bag", 2)
+    script = (
+        "import sys\n"
+        "from irevla_trainer.ros import player_node\n"
+        "init = player_node.GraphClient.__init__\n"
+        "player_node.GraphClient.__init__ = lambda self, *a, **k: init(self, *a, **(k | {'patience': 2.0}))\n"
+        "player_node.main(sys.argv)\n"
+    )
+    words = ["--ros-args", "-p", f"bags:=[{tmp_path / 'bag'}]"]
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "no irevla_recorder on this graph" in done.stderr
