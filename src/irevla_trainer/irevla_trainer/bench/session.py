@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,14 @@ _INSTRUCTION = "open the drawer"
 _PATIENCE = 60.0  # s
 
 
-def play(graph: Graph, profile: RobotProfile, seconds: float, warm_up: float, **topics: Any) -> Rig:
+def play(
+    graph: Graph,
+    profile: RobotProfile,
+    seconds: float,
+    warm_up: float,
+    beside: Callable[[], None] = lambda: None,
+    **topics: Any,
+) -> Rig:
     """Play the rig's streams to a graph; returns the rig with what it saw after the warm-up.
 
     Args:
@@ -35,6 +43,7 @@ def play(graph: Graph, profile: RobotProfile, seconds: float, warm_up: float, **
         profile: What the rig publishes.
         seconds: How long, after the warm-up.
         warm_up: How long to play after the first answer before anything counts, s.
+        beside: Runs in a thread of its own while it counts; must end before `seconds` are over.
         topics: Topics of the answers, see `Rig`.
 
     Raises:
@@ -50,8 +59,11 @@ def play(graph: Graph, profile: RobotProfile, seconds: float, warm_up: float, **
             waited += 0.5
         source.play(warm_up)
         source.answers, source.published = Answers(), {}
-        source.play(seconds)
-        running.check()
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(beside)
+            source.play(seconds)
+            running.check()
+            done.result()
         return source
 
 

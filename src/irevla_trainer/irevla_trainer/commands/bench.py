@@ -6,6 +6,7 @@ Prints the figures beside their targets, and exits with 1 when a target is misse
   record     two 640x480 cameras at 30 Hz and joint states at 100 Hz into a bag, raw and as JPEG
   bags       from bag to normalised batch, against a bare iteration over the same bag
   forward    one decision of the default and of a BLIP-2-sized model
+  swap       ticks of the robot while the serving policy changes and training runs beside
   index      ten thousand episodes into the trainer's index, the first time and again
   expert     scripted experts through the joint-command path, against driving Meta-World directly
   rl         stage 1 beside its unavoidable part, stable-baselines3 and PPO on all weights; SFT beside a plain loop
@@ -30,7 +31,7 @@ import inspect
 import os
 from pathlib import Path
 
-BENCHMARKS = ("latency", "record", "bags", "forward", "index", "expert", "rl", "metaworld", "stability")
+BENCHMARKS = ("latency", "record", "bags", "forward", "swap", "index", "expert", "rl", "metaworld", "stability")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -28,11 +28,13 @@ class Answers:
         latency: Stamp of the frame to the time between its publication and the arrival of its command, s.
         forward: Stamp of the frame to the time of the model's forward pass, s.
         arrivals: When each command arrived, s on the steady clock, in order.
+        versions: Policy version of each command, in the same order.
     """
 
     latency: dict[int, float] = field(default_factory=dict)
     forward: dict[int, float] = field(default_factory=dict)
     arrivals: list[float] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
 
 
 class Rig(Node):
@@ -105,6 +107,7 @@ class Rig(Node):
         stamp = nanoseconds(message.header.stamp)
         self.answers.latency[stamp] = (self.now() - stamp) * 1e-9
         self.answers.arrivals.append(time.monotonic())
+        self.answers.versions.append(message.policy_version)
 
 
 @dataclass(frozen=True)

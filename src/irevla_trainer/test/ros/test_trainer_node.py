@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import rclpy
 import yaml
@@ -271,3 +273,70 @@ def test_two_trainers_never_share_a_folder(user, base):
     with trainer(user, base), pytest.raises(AssertionError), trainer(user, base) as second:
         assert second.wait(30) == 2
         raise AssertionError
+
+
+def kill_at_random(user: User, base: Path, kills: int, jobs: int, seed: int) -> None:
+    """Jobs one after the other, and every few seconds a SIGKILL for the node or its training process."""
+    draw = random.Random(seed)
+    done = 0
+    while done < jobs:
+        user.values.clear()
+        with trainer(user, base, gate="open") as node:
+            user.until(lambda: bool(user.statuses), 60.0)
+            newest = user.statuses[-1]
+            if newest.job_id == f"job-{done + 1:06d}" and newest.state == TrainingStatus.STATE_SUCCEEDED:
+                done += 1
+                assert checkpoint_version(user.folder / "trainer" / "policies" / newest.promoted_version)
+                user.until(lambda: checkpoint_version(user.serves) == newest.promoted_version)
+            if done < jobs and newest.state in (TrainingStatus.STATE_IDLE, TrainingStatus.STATE_SUCCEEDED):
+                assert user.retrain().accepted
+            end = time.monotonic() + draw.uniform(0.5, 12.0)
+            while time.monotonic() < end and kills:
+                user.executor.spin_once(0.05)
+            if not kills:
+                if done < jobs:
+                    user.ended()
+                continue
+            kills -= 1
+            workers = psutil.Process(node.pid).children()
+            if workers and draw.random() < 0.5:
+                workers[0].kill()
+                continue
+            node.kill()
+            node.wait()
+    assert not kills
+    for policy in (user.folder / "trainer" / "policies").iterdir():
+        assert policy.name == checkpoint_version(policy)
+    bags = [episode.name for episode in (user.folder / "bags").iterdir()]
+    assert sorted(bags) == ["drawer-0", "drawer-1"]
+
+
+def test_kills_lose_nothing(user, base):
+    kill_at_random(user, base, kills=3, jobs=1, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_fifty_kills_lose_nothing(user, base):
+    kill_at_random(user, base, kills=50, jobs=6, seed=2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_two_hundred_jobs_leave_memory_and_files_as_they_were(user, base):
+    def taken(node: subprocess.Popen) -> tuple[float, int]:
+        process = psutil.Process(node.pid)
+        return process.memory_info().rss / 1e6, process.num_fds()
+
+    tiny = {"stage": "sft", "sft": SFT | {"steps": 1}, "validation_episodes": 1, "gate": {"episodes": 1, "looks": 1}}
+    with trainer(user, base, **tiny) as node:
+        first = (0.0, 0)
+        for number in range(1, 201):
+            assert user.retrain().accepted
+            user.until(lambda name=f"job-{number:06d}": user.statuses[-1].job_id == name, 30.0)
+            assert user.ended().state == TrainingStatus.STATE_SUCCEEDED
+            if number == 20:
+                first = taken(node)
+        last = taken(node)
+    assert last[0] < first[0] + 30.0
+    assert last[1] <= first[1] + 2
