@@ -1,13 +1,15 @@
-"""Show the whole loop in simulation: record experts as bags, train a policy from them, let it drive the robot.
+"""Show the whole mission in simulation: teach a policy from bags, let it act, and have it retrained while it does.
 
-Brings the ROS graph up (simulator, guard, expert, recorder), records expert episodes, trains the default model from
-the bags, and evaluates the policy through the graph before and after. Writes into --out:
+Brings the ROS graph up (simulator, guard, expert, recorder), records expert episodes and teaches the default model from
+the bags. That policy then drives the robot; /irevla/retrain lets it practise a variation that it is mediocre at, and a
+policy that is shown to be better takes over in the running node. Writes into --out:
 
-  summary.json   success before and after with counts and intervals, seconds per stage
+  summary.json   success before and after the practice with counts and intervals, the gate's verdict, seconds per stage
   report.html    the same to look at, with curves and videos; needs no network
   videos/        before and after side by side, an MP4 per task
   bags/          the recorded episodes, rosbag2 bags
-  checkpoint/    the trained policy, and checkpoint-untrained/ the one before
+  trainer/       the trainer's jobs, policies and index of episodes
+  checkpoint     the policy that serves in the end, and checkpoint-taught/ the one before
 
 A folder that exists is kept under another name. Exits with 1 when the success falls short of the preset's promise.
 
@@ -46,13 +48,13 @@ def run(args: argparse.Namespace) -> int:
     found = stages.DemoRun(settings, _fresh(args.out))
     with found.stage("record"):
         stages.record(found)
-    stages.train(found)
-    with found.stage("after"):
-        found.after = stages.evaluate_on_graph(found, found.checkpoint, "after")
+    with found.stage("teach"):
+        stages.teach(found)
+    stages.practise(found)
     with found.stage("report"):
         outcome.write_outcome(found)
     outcome.write_summary(found)
-    for task in settings.tasks:
+    for task in settings.evaluated:
         print(f"{task:<28} before {outcome.rate(found.before[task])}   after {outcome.rate(found.after[task])}")
     print(f"{found.folder / 'report.html'}  ({sum(found.seconds.values()) / 60:.1f} min)")
     return 0

@@ -23,28 +23,34 @@ def rate(episodes: list[EndedEpisode]) -> Rate:
     return Rate(sum(episode.success for episode in episodes), len(episodes))
 
 
+def difference(run: DemoRun, task: str) -> tuple[float, float, float]:
+    """Rise of a task's success by the practice, with its paired 95 % interval."""
+    before, after = run.before[task], run.after[task]
+    return paired_difference([e.success for e in before], [e.success for e in after])
+
+
 def summary(run: DemoRun) -> dict[str, Any]:
     """The content of `summary.json`.
 
-    Keys: `tasks` (task to `before` and `after`, each success, low, high, successes, episodes, and `difference` with
-    its paired 95 % interval), `seconds` per stage and in `total`, `training` (updates, losses, recorded episodes and
-    decisions), `checkpoint` (path, version), `expected_success`, `holds`, `settings` and `machine`.
+    Keys: `tasks` (task to `before` and `after` the retraining, each success, low, high, successes, episodes, and
+    `difference` with its paired 95 % interval; the practised task comes first), `job` (what came out of the retraining:
+    promoted, base, version, message, gate), `worked` (episodes of the robot while it ran), `seconds` per stage and in
+    `total`, `teaching` (updates, losses), `checkpoint`, `holds`, `settings` and `machine`.
     """
     tasks = {}
-    for task in run.settings.tasks:
-        before, after = run.before[task], run.after[task]
-        difference = paired_difference([e.success for e in before], [e.success for e in after])
+    for task in run.settings.evaluated:
         tasks[task] = {
-            "before": rate(before).to_json(),
-            "after": rate(after).to_json(),
-            "difference": dict(zip(("mean", "low", "high"), difference, strict=True)),
+            "before": rate(run.before[task]).to_json(),
+            "after": rate(run.after[task]).to_json(),
+            "difference": dict(zip(("mean", "low", "high"), difference(run, task), strict=True)),
         }
     return {
         "tasks": tasks,
+        "job": run.outcome,
+        "worked": len(run.worked),
         "seconds": run.seconds | {"total": round(sum(run.seconds.values()), 1)},
-        "training": run.metrics[-1],
-        "checkpoint": {"path": str(run.checkpoint), "version": run.version},
-        "expected_success": run.settings.expected_success,
+        "teaching": run.metrics[-1],
+        "checkpoint": str(run.checkpoint),
         "holds": not shortfalls(run),
         "settings": to_dict(run.settings),
         "machine": machine(),
@@ -53,19 +59,26 @@ def summary(run: DemoRun) -> dict[str, Any]:
 
 def shortfalls(run: DemoRun) -> list[str]:
     """What the demo promised and did not show, in words."""
-    found = []
-    for task in run.settings.tasks:
-        before, after = rate(run.before[task]), rate(run.after[task])
-        if after.value < run.settings.expected_success:
-            found.append(f"{task}: success after training {after}, expected {run.settings.expected_success:g}")
-        if before.value > run.settings.expected_before:
-            found.append(f"{task}: success before training {before}, expected {run.settings.expected_before:g} at most")
+    found, settings = [], run.settings
+    for task in settings.others:
+        before, change = rate(run.before[task]), difference(run, task)
+        if before.value < settings.expected_success:
+            found.append(f"{task}: success after teaching {before}, expected {settings.expected_success:g}")
+        if change[2] < 0:
+            found.append(f"{task}: the practice made it worse by {-change[0]:.2f} [{-change[2]:.2f}, {-change[1]:.2f}]")
+    rise = difference(run, settings.practice)
+    if rise[0] < settings.expected_rise:
+        found.append(
+            f"{settings.practice}: the practice raised success by {rise[0]:.2f}, expected {settings.expected_rise:g}"
+        )
+    if settings.expected_rise > 0 and not run.outcome["promoted"]:
+        found.append(f"the practised policy was not promoted: {run.outcome['message']}")
     return found
 
 
 def write_outcome(run: DemoRun) -> None:
     """Write videos and report. `write_summary` writes the rest when all stages are timed."""
-    videos = [_video(run, task) for task in run.settings.tasks]
+    videos = [_video(run, task) for task in run.settings.evaluated]
     _report(run, videos)
 
 
@@ -98,51 +111,62 @@ def _video(run: DemoRun, task: str) -> Path:
             images = list(recorded.images[profile.cameras[0].name])
             clips.append(Clip(f"{name}: {episode.instruction}", images, episode.success))
         frames += side_by_side(clips)
-    path = run.folder / "videos" / f"{task}.mp4"
+    path = run.folder / "videos" / f"{task.replace(':', '-')}.mp4"
     write_video(path, frames, profile.control_rate)
     return path
 
 
 def _report(run: DemoRun, videos: list[Path]) -> None:
-    settings = run.settings
+    settings, tasks = run.settings, run.settings.evaluated
+    practised = rate(run.before[settings.practice]), rate(run.after[settings.practice])
     report = Report(
         "irevla demo",
-        f"A policy that has seen nothing but {settings.demonstrations} recorded expert episodes of each task, "
-        "before and after training, in closed loop through the ROS graph.",
+        f"{settings.demonstrations} recorded expert episodes each of {' and '.join(settings.tasks)} have taught the "
+        f"policy that drives the robot through the ROS graph. /irevla/retrain lets it practise {settings.practice}, "
+        "proves that it has become better, and hands the new policy to the running node.",
     )
     report.cards(
-        {f"{task}, after training": f"{rate(run.after[task]).value:.0%}" for task in settings.tasks}
-        | {
+        {
+            f"{settings.practice}, before and after": f"{practised[0].value:.0%} → {practised[1].value:.0%}",
             "episodes per task and policy": str(settings.episodes),
+            "decisions of practice": f"{run.practice[-1]['decisions']:,.0f}",
             "wall time": f"{sum(run.seconds.values()) / 60:.1f} min",
         }
     )
     report.section("Success")
     bars = {
-        name: [(rate(found[task]).value, *rate(found[task]).interval()) for task in settings.tasks]
+        name: [(rate(found[task]).value, *rate(found[task]).interval()) for task in tasks]
         for name, found in (("before", run.before), ("after", run.after))
     }
-    report.bars(settings.tasks, bars, y="success", caption="Test seeds, with 95 % Wilson intervals.")
-    rows = [[task, str(rate(run.before[task])), str(rate(run.after[task]))] for task in settings.tasks]
-    report.table(["task", "before", "after"], rows)
+    report.bars(tasks, bars, y="success", caption="Test seeds, the same for both, with 95 % Wilson intervals.")
+    rows = []
+    for task in tasks:
+        mean, low, high = difference(run, task)
+        rows.append(
+            [task, str(rate(run.before[task])), str(rate(run.after[task])), f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"]
+        )
+    report.table(["task", "before", "after", "difference, paired"], rows)
+    report.section("The gate", f"Fresh episodes of both policies, on seeds of this job: {run.outcome['message']}.")
     report.section("Videos", "What the policy's camera saw, before (left) and after (right) on the same seeds.")
-    for task, path in zip(settings.tasks, videos, strict=True):
+    for task, path in zip(tasks, videos, strict=True):
         report.video(path, task)
-    report.section("Training")
+    report.section("Practice", "Reinforcement learning of the heads, the backbone frozen.")
+    report.chart(_practice(run), x="decisions", y="success", y_range=(-0.02, 1.05))
+    report.section("Teaching")
     report.chart(
         _loss_curves(run), x="update", y="mean squared error", log_y=True, caption="Loss on normalised actions."
     )
-    if run.curve:
-        report.chart(
-            [_success_curve(run, task) for task in settings.tasks],
-            x="update",
-            y="success",
-            y_range=(-0.02, 1.05),
-            caption=f"Success on {settings.curve_episodes} validation seeds, with 95 % Wilson intervals.",
-        )
     report.section("Time")
     report.table(["stage", "seconds"], [[stage, value] for stage, value in run.seconds.items()])
     report.write(run.folder / "report.html")
+
+
+def _practice(run: DemoRun) -> list[Curve]:
+    curves = []
+    for key, label in (("rollout_success", "rollouts, with exploration noise"), ("validation_success", "validation")):
+        lines = [line for line in run.practice if key in line]
+        curves.append(Curve(label, [line["decisions"] for line in lines], [line[key] for line in lines]))
+    return curves
 
 
 def _loss_curves(run: DemoRun) -> list[Curve]:
@@ -152,9 +176,3 @@ def _loss_curves(run: DemoRun) -> list[Curve]:
         losses = [line["validation_loss"] for line in held_out]
         curves.append(Curve("held-out episodes", [line["step"] for line in held_out], losses))
     return curves
-
-
-def _success_curve(run: DemoRun, task: str) -> Curve:
-    rates = [rates[task] for _, rates in run.curve]
-    lows, highs = zip(*(found.interval() for found in rates), strict=True)
-    return Curve(task, [step for step, _ in run.curve], [found.value for found in rates], lows, highs)

@@ -7,32 +7,45 @@ from dataclasses import dataclass
 from irevla_policy.model.config import ModelSettings
 from irevla_policy.paths import config_folder
 from irevla_policy.settings import SettingsError, load, setting
+from irevla_trainer.evaluate import EvaluationTask
+from irevla_trainer.jobs.request import TrainerFile
 from irevla_trainer.learn.settings import SftSettings
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What the demo records, trains and measures."""
+    """What the demo records, trains, retrains and measures."""
 
-    tasks: tuple[str, ...] = setting(doc="Tasks that the policy learns, all at once")
+    tasks: tuple[str, ...] = setting(doc="Tasks that the policy is taught by demonstrations, all at once")
+    practice: str = setting(doc="What it then practises, TASK or TASK:VARIATION")
     demonstrations: int = setting(50, "Expert episodes recorded per task", at_least=2)
     noise: float = setting(0.0, "Noise on the expert's displacement, in units of actions", at_least=0.0, at_most=1.0)
-    episodes: int = setting(50, "Evaluation episodes per task, before and after", at_least=1)
-    curve_points: int = setting(5, "How often success is measured while training, besides at its start", at_least=0)
-    curve_episodes: int = setting(10, "Episodes per task of such a measurement", at_least=1)
+    episodes: int = setting(100, "Episodes per evaluated task, before and after the practice", at_least=1)
     filmed: int = setting(3, "Evaluation episodes per task that are recorded and shown", at_least=1)
     expected_success: float = setting(
-        0.6, "Success after training below which the demo has failed", at_least=0.0, at_most=1.0
+        0.6, "Success on the taught tasks below which the demo has failed", at_least=0.0, at_most=1.0
     )
-    expected_before: float = setting(
-        0.2, "Success before training above which a task shows nothing", at_least=0.0, at_most=1.0
+    expected_rise: float = setting(
+        0.2, "Rise of success on the practised task below which the demo has failed", at_least=0.0, at_most=1.0
     )
     model: ModelSettings = setting(factory=ModelSettings, doc="The policy")
-    sft: SftSettings = setting(factory=SftSettings, doc="Its training")
+    sft: SftSettings = setting(factory=SftSettings, doc="How it is taught")
+    trainer: TrainerFile = setting(factory=TrainerFile, doc="How it practises")
 
     def __post_init__(self) -> None:
         if not self.tasks:
             raise SettingsError("tasks: expected at least one")
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The taught tasks that must not suffer from the practice: those of other kinds, or else all."""
+        kind = EvaluationTask.parse(self.practice).task
+        return tuple(task for task in self.tasks if task != kind) or self.tasks
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """The practised task, then the others."""
+        return (self.practice, *self.others)
 
 
 def load_preset(name: str) -> DemoSettings:

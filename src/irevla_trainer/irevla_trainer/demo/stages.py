@@ -1,6 +1,6 @@
-"""The demo's way: record experts through the graph, train from the bags, close the loop through the graph again.
+"""The demo's way: experts are recorded, a policy is taught from the bags, acts, and is retrained while it does.
 
-Real nodes in real processes over DDS throughout; training and the curve of success while training run in process.
+Real nodes in real processes over DDS throughout; only the teaching runs in process.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import yaml
 from tqdm import tqdm
 
+from irevla_msgs.msg import TrainingStatus
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.supervisor import Supervisor
 from irevla_policy.model.checkpoint import save_checkpoint
@@ -24,18 +27,21 @@ from irevla_policy.robot.profile import load_profile
 from irevla_policy.settings import to_dict
 from irevla_trainer.data.dataset import load_dataset
 from irevla_trainer.demo.settings import DemoSettings
-from irevla_trainer.evaluate import EvaluationTask, evaluate
+from irevla_trainer.evaluate import EvaluationTask
+from irevla_trainer.jobs.job import JobFolder
 from irevla_trainer.learn import sft
 from irevla_trainer.learn.decisions import Decisions, split
 from irevla_trainer.learn.training_state import remove_state
-from irevla_trainer.rl.worlds import Worlds
 from irevla_trainer.ros.collecting import Collected, Collection, collect
 from irevla_trainer.ros.episodes import EndedEpisode, EpisodeRunner
+from irevla_trainer.ros.training_client import TrainingClient
 from irevla_trainer.seeds import episode_seeds
-from irevla_trainer.statistics import Rate
 
 ROBOT = "sawyer"
-STAGES = ("record", "prepare", "before", "train", "after", "report")
+STAGES = ("record", "teach", "before", "retrain", "after", "report")
+
+_EVERY = 10.0
+"""s between two episodes of the robot while training runs: it keeps working, and most of the machine is left."""
 
 
 @dataclass
@@ -46,11 +52,12 @@ class DemoRun:
         settings: Of the demo.
         folder: Where everything is written.
         seconds: Stage to wall time.
-        before: Task to its episodes with the untrained policy, in order of the seeds.
-        after: The same with the trained policy.
-        curve: (epoch, task to success rate) while training.
-        metrics: Lines of the training's metrics.
-        version: Content hash of the trained checkpoint.
+        before: Task to its episodes with the taught policy, in order of the seeds.
+        after: The same with the policy that serves in the end.
+        metrics: Lines of the teaching's metrics.
+        worked: Episodes of the robot while training ran.
+        outcome: What came out of the retraining job.
+        practice: Lines of metrics of the job's reinforcement learning.
     """
 
     settings: DemoSettings
@@ -58,18 +65,19 @@ class DemoRun:
     seconds: dict[str, float] = field(default_factory=dict)
     before: dict[str, list[EndedEpisode]] = field(default_factory=dict)
     after: dict[str, list[EndedEpisode]] = field(default_factory=dict)
-    curve: list[tuple[float, dict[str, Rate]]] = field(default_factory=list)
     metrics: list[dict[str, float]] = field(default_factory=list)
-    version: str = ""
+    worked: list[EndedEpisode] = field(default_factory=list)
+    outcome: dict[str, Any] = field(default_factory=dict)
+    practice: list[dict[str, float]] = field(default_factory=list)
 
     @property
-    def untrained(self) -> Path:
-        """Checkpoint before training."""
-        return self.folder / "checkpoint-untrained"
+    def taught(self) -> Path:
+        """Checkpoint that was taught by demonstrations."""
+        return self.folder / "checkpoint-taught"
 
     @property
     def checkpoint(self) -> Path:
-        """Checkpoint after training."""
+        """Checkpoint that serves in the end."""
         return self.folder / "checkpoint"
 
     @property
@@ -88,10 +96,10 @@ class DemoRun:
 
 _ANNOUNCEMENTS = {
     "record": "recording expert episodes through the graph",
-    "prepare": "reading the bags, making an untrained policy",
-    "before": "evaluating the untrained policy through the graph",
-    "train": "training from the bags",
-    "after": "evaluating the trained policy through the graph",
+    "teach": "teaching a policy from the bags",
+    "before": "evaluating the policy through the graph",
+    "retrain": "/irevla/retrain: practising in simulation while the robot goes on",
+    "after": "evaluating what serves now, through the same graph",
     "report": "writing the report",
 }
 
@@ -112,105 +120,125 @@ def record(run: DemoRun) -> None:
         collect(wanted, show, run.folder / "logs" / "record")
 
 
-def train(run: DemoRun) -> None:
-    """Make an untrained policy, evaluate it, and train it from the recorded bags."""
+def teach(run: DemoRun) -> None:
+    """Make a policy and train it from the recorded bags."""
     settings = run.settings
     profile = load_profile(ROBOT)
-    with run.stage("prepare"):
-        dataset = load_dataset([run.bags / "expert"], profile)
-        training, validation = split(dataset.episodes, settings.sft.validation_share, settings.sft.seed)
-        cameras = [camera.name for camera in profile.cameras]
-        parts = [
-            Decisions([dataset.episodes[index] for index in indices], cameras, settings.model.chunk)
-            for indices in (training, validation)
-        ]
-        policy = VLAPolicy.create(
-            settings.model, RobotFacts.of(profile), parts[0].fit_normaliser(), seed=settings.sft.seed
-        )
-        save_checkpoint(run.untrained, policy, {"training": "none"})
-    with run.stage("before"):
-        run.before = evaluate_on_graph(run, run.untrained, "before")
-    with run.stage("train"), _Progress(run, policy) as progress:
-        result = sft.train(policy, parts[0], parts[1], settings.sft, run.folder / "training", progress)
-    lines = (run.folder / "training" / "metrics.jsonl").read_text().splitlines()
-    run.metrics = [json.loads(line) for line in lines]
+    dataset = load_dataset([run.bags / "expert"], profile)
+    indices = split(dataset.episodes, settings.sft.validation_share, settings.sft.seed)
+    cameras = [camera.name for camera in profile.cameras]
+    training, validation = (
+        Decisions([dataset.episodes[index] for index in part], cameras, settings.model.chunk) for part in indices
+    )
+    facts, normaliser = RobotFacts.of(profile), training.fit_normaliser()
+    policy = VLAPolicy.create(settings.model, facts, normaliser, seed=settings.sft.seed)
+    folder = run.folder / "teaching"
+    with _bar(0, "update") as bar:
+
+        def show(step: int, total: int, figures: dict[str, float]) -> None:
+            bar.total = total
+            bar.set_postfix_str(f"loss {figures['loss']:.4f}", refresh=False)
+            bar.update(step - bar.n)
+
+        result = sft.train(policy, training, validation, settings.sft, folder, show)
+    run.metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     provenance = {
         "training": "supervised fine-tuning in the demo",
-        "bags": sorted({episode.info.task for episode in dataset.episodes}),
+        "tasks": sorted({episode.info.task for episode in dataset.episodes}),
         "episodes": len(dataset.episodes),
         "decisions": dataset.decisions,
         "settings": to_dict(settings),
         "loss": result.loss,
         "validation_loss": result.validation_loss,
     }
-    run.version = save_checkpoint(run.checkpoint, policy, provenance)
-    remove_state(run.folder / "training")
+    save_checkpoint(run.taught, policy, provenance)
+    remove_state(folder)
     dataset.close()
 
 
-def evaluate_on_graph(run: DemoRun, checkpoint: Path, name: str) -> dict[str, list[EndedEpisode]]:
-    """Run the test episodes of every task through the graph; the first ones of each task are recorded."""
-    settings = run.settings
-    graph = find_graph("sim").resolve(
-        {"mode": "lock_step", "robot": ROBOT, "task": settings.tasks[0], "checkpoint": str(checkpoint)}
-        | {"expert": "false", "record": str(run.bags / name)}
+def practise(run: DemoRun) -> None:
+    """Let the policy act, have it retrained meanwhile, and see what serves then."""
+    settings, logs = run.settings, run.folder / "logs"
+    robot = find_graph("sim").resolve(
+        {"mode": "lock_step", "robot": ROBOT, "task": settings.tasks[0], "checkpoint": str(run.taught)}
+        | {"expert": "false", "record": str(run.bags / "policy")}
     )
-    with Supervisor(graph, log_dir=run.folder / "logs" / name) as nodes, EpisodeRunner(True, nodes.check) as runner:
-        seeds = episode_seeds("test", settings.episodes)
-        return _run_episodes(runner, settings.tasks, seeds, settings.filmed)
+    config = run.folder / "trainer.yaml"
+    wanted = replace(settings.trainer, tasks=(settings.practice,))
+    config.write_text(yaml.safe_dump(to_dict(wanted), sort_keys=False))
+    trainer = find_graph("trainer").resolve(
+        {"robot": ROBOT, "config": str(config), "folder": str(run.folder / "trainer")}
+        | {"watch": str(run.bags / "expert"), "resume": "false"}
+    )
+    with Supervisor(robot, log_dir=logs) as nodes, EpisodeRunner(True, nodes.check) as runner:
+        with run.stage("before"):
+            run.before = _episodes(run, runner, "before")
+        with run.stage("retrain"), Supervisor(trainer, log_dir=logs) as training:
+
+            def check() -> None:
+                nodes.check()
+                training.check()
+
+            with TrainingClient(check) as client:
+                _retrain(run, runner, client)
+        with run.stage("after"):
+            run.after = _episodes(run, runner, "after")
 
 
-def _run_episodes(
-    runner: EpisodeRunner, tasks: Sequence[str], seeds: Sequence[int], filmed: int
-) -> dict[str, list[EndedEpisode]]:
-    ended: dict[str, list[EndedEpisode]] = {task: [] for task in tasks}
-    with _bar(len(tasks) * len(seeds), "episode") as bar:
-        for task in tasks:
+def _retrain(run: DemoRun, runner: EpisodeRunner, client: TrainingClient) -> None:
+    settings = run.settings
+    job = client.retrain(len(settings.tasks) * settings.demonstrations // 2)
+    practised = EvaluationTask.parse(settings.practice)
+    seeds = iter(episode_seeds("train", 9_000, 1_000))
+    last = time.monotonic()
+    with tqdm(total=100, unit="%", ascii=not sys.stderr.isatty(), mininterval=0.2, bar_format=_JOB_BAR) as bar:
+
+        def show(status: TrainingStatus) -> None:
+            bar.set_description_str(f"{status.message}"[:60], refresh=False)
+            bar.update(round(100 * status.progress) - bar.n)
+
+        def work() -> None:
+            nonlocal last
+            if time.monotonic() - last > _EVERY:
+                run.worked.append(
+                    runner.run(practised.task, variation=practised.variation, seed=next(seeds), record=False)
+                )
+                last = time.monotonic()
+
+        status = client.follow(job, show, work)
+    if status.promoted_version:
+        client.serves(status.promoted_version)
+    folder = JobFolder(run.folder / "trainer" / "jobs" / job)
+    run.outcome = folder.outcome or {}
+    metrics = next(folder.run_path.glob("steps/01-stage1-*/metrics.jsonl"))
+    run.practice = [json.loads(line) for line in metrics.read_text().splitlines()]
+    served = Path(run.outcome["checkpoint"]) if status.promoted_version else run.taught
+    run.checkpoint.symlink_to(served.resolve().relative_to(run.folder.resolve()))
+
+
+def _episodes(run: DemoRun, runner: EpisodeRunner, name: str) -> dict[str, list[EndedEpisode]]:
+    """The test episodes of every evaluated task; the first ones of each are recorded."""
+    settings = run.settings
+    seeds: Sequence[int] = episode_seeds("test", settings.episodes)
+    ended: dict[str, list[EndedEpisode]] = {text: [] for text in settings.evaluated}
+    with _bar(len(ended) * len(seeds), "episode") as bar:
+        for text, found in ended.items():
+            task = EvaluationTask.parse(text)
             for index, seed in enumerate(seeds):
-                episode = runner.run(task, seed=seed, record=index < filmed, name=f"{task}_{seed:07d}")
-                ended[task].append(episode)
-                successes = sum(one.success for one in ended[task])
-                bar.set_postfix_str(f"{task}: {successes}/{len(ended[task])} successes", refresh=False)
+                bag = f"{name}_{text.replace(':', '-')}_{seed:07d}"
+                found.append(
+                    runner.run(task.task, variation=task.variation, seed=seed, record=index < settings.filmed, name=bag)
+                )
+                successes = sum(one.success for one in found)
+                bar.set_postfix_str(f"{text}: {successes}/{len(found)} successes", refresh=False)
                 bar.update()
     return ended
+
+
+_JOB_BAR = "{desc:<62}{percentage:3.0f}%|{bar:20}| {elapsed}"
 
 
 def _bar(total: int, unit: str) -> tqdm:
     """A progress bar; a new line every quarter of a minute where the output is no terminal."""
     terminal = sys.stderr.isatty()
     return tqdm(total=total, unit=unit, mininterval=0.2 if terminal else 15.0, ascii=not terminal)
-
-
-class _Progress:
-    """Shows the training's progress and measures success on the way, on validation seeds."""
-
-    def __init__(self, run: DemoRun, policy: VLAPolicy) -> None:
-        self._run, self._policy = run, policy
-        self._bar: tqdm | None = None
-
-    def __enter__(self) -> _Progress:
-        if self._run.settings.curve_points:
-            self._measure(0)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, step: int, total: int, figures: dict[str, float]) -> None:
-        if self._bar is None:
-            self._bar = _bar(total, "update")
-        self._bar.set_postfix_str(f"loss {figures['loss']:.4f}", refresh=False)
-        self._bar.update(step - self._bar.n)
-        points = self._run.settings.curve_points
-        if points and step * points // total > (step - 1) * points // total:
-            self._measure(step)
-
-    def _measure(self, step: int) -> None:
-        settings = self._run.settings
-        self._policy.eval()
-        tasks = [EvaluationTask(task) for task in settings.tasks]
-        with Worlds(load_profile(ROBOT), 2) as worlds:
-            results = evaluate(self._policy, worlds, tasks, episode_seeds("validation", settings.curve_episodes))
-        self._policy.train()
-        self._run.curve.append((float(step), {str(result.task): result.rate for result in results}))
