@@ -23,7 +23,7 @@ from irevla_policy.durable import write_text
 from irevla_policy.settings import from_dict, to_dict
 from irevla_trainer.jobs.request import JobRequest, TrainerFile
 
-STATES = ("queued", "running", "succeeded", "failed", "cancelled", "interrupted")
+STATES = ("queued", "running", "on_trial", "succeeded", "failed", "cancelled", "interrupted")
 _NAME = re.compile(r"job-(\d{6,})")
 
 
@@ -67,7 +67,7 @@ class State:
     @property
     def over(self) -> bool:
         """Whether nothing more comes of it by itself."""
-        return self.state not in ("queued", "running")
+        return self.state not in ("queued", "running", "on_trial")
 
 
 @dataclass(frozen=True)

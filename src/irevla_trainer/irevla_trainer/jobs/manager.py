@@ -31,6 +31,7 @@ from irevla_trainer.jobs.job import JobFolder, Order, State, all_jobs, create, n
 from irevla_trainer.jobs.plan import usable
 from irevla_trainer.jobs.progress import Progress, read_progress
 from irevla_trainer.jobs.request import JobRequest, TrainerFile
+from irevla_trainer.jobs.trials import TrialsVerdict, judge_trials, trials_so_far
 from irevla_trainer.jobs.worker import STOPPED
 
 _STOPS_WITHIN = 4.0
@@ -108,7 +109,7 @@ class JobManager:
         self.newest: JobFolder | None = None
         for job in all_jobs(self._jobs):
             self.newest = job
-            if not job.state.over:
+            if job.state.state in ("queued", "running"):
                 job.set_state("interrupted", "the trainer ended before the job did; it can be resumed")
                 if resume:
                     job.set_state("queued", "goes on where it was interrupted")
@@ -193,6 +194,10 @@ class JobManager:
                 self._queue.remove(job)
                 job.set_state("cancelled", "cancelled before it began")
                 return Answer(True, name, "cancelled before it began")
+        waiting = self.on_trial()
+        if waiting is not None and name == waiting.name:
+            waiting.set_state("cancelled", "the trials were refused; the policy before stays")
+            return Answer(True, name, "the trials were refused; /irevla/rollback_policy if the candidate drives")
         running = self._running
         if running is None or name not in ("", running.job.name):
             known = self.find(name) if name else None
@@ -216,7 +221,7 @@ class JobManager:
 
     def _order(self, request: JobRequest, serving: str) -> Order:
         complete = self._settings.complete(request)
-        for task in map(EvaluationTask.parse, complete.tasks):
+        for task in map(EvaluationTask.parse, complete.tasks if self._settings.worlds_in != "none" else ()):
             self._tasks.variation(task.task, task.variation)
         base = complete.base or serving
         if not base:
@@ -297,7 +302,39 @@ class JobManager:
             return job.set_state("failed", f"the training process ended with {how}{again}; see {job.log_path}")
         if "failed" in outcome:
             return job.set_state("failed", outcome["failed"])
+        if outcome.get("awaits_trials"):
+            return job.set_state("on_trial", self._trials_message(job, 0))
         return job.set_state("succeeded", outcome["message"], outcome["version"] if outcome["promoted"] else "")
+
+    # -- trials -------------------------------------------------------------------------------------------------------
+
+    def on_trial(self) -> JobFolder | None:
+        """The newest job, if its candidate waits for trials on the robot."""
+        job = self.newest
+        return job if job is not None and job.state.state == "on_trial" else None
+
+    def judge_trials(self, job: JobFolder) -> TrialsVerdict | None:
+        """Look at the labelled episodes of a candidate; its job is over when there are enough."""
+        outcome, gate = job.outcome or {}, job.order.settings.gate
+        episodes = self._index.episodes
+        verdict = judge_trials(episodes, outcome["base"], outcome["version"], gate)
+        if verdict is not None:
+            promoted = outcome["version"] if verdict.promoted else ""
+            job.set_outcome(outcome | {"promoted": verdict.promoted, "trials": verdict.to_json()})
+            job.set_state("succeeded", verdict.reason, promoted)
+            return verdict
+        message = self._trials_message(job, trials_so_far(episodes, outcome["version"]))
+        if message != job.state.message:
+            job.set_state("on_trial", message)
+        return None
+
+    @staticmethod
+    def _trials_message(job: JobFolder, done: int) -> str:
+        outcome, trials = job.outcome or {}, job.order.settings.gate.trials
+        return (
+            f"{outcome['message']}; {done} of {trials} labelled trials: to approve them let it drive with "
+            f"/irevla/load_policy {outcome['checkpoint']}, to refuse cancel {job.name}"
+        )
 
     def _stop(self, running: _Running) -> None:
         if running.process.poll() is None:

@@ -27,12 +27,14 @@ class Plan:
         trained: Tasks on which the candidate must be better.
         others: Tasks on which it must not be worse.
         gate_seed: Offset of the gate's seeds.
+        held_out: Bags with demonstrations that a candidate for trials is checked on.
     """
 
     settings: TrainFile
     trained: tuple[str, ...]
     others: tuple[str, ...]
     gate_seed: int
+    held_out: tuple[str, ...] = ()
 
 
 def plan(job: JobFolder) -> Plan:
@@ -45,11 +47,11 @@ def plan(job: JobFolder) -> Plan:
     """
     if not job.plan_path.is_file():
         made = _plan(job, job.order)
-        values = {"trained": made.trained, "others": made.others, "gate_seed": made.gate_seed}
-        write_text(job.plan_path, json.dumps(values | {"settings": to_dict(made.settings)}, indent=2) + "\n")
+        write_text(job.plan_path, json.dumps(vars(made) | {"settings": to_dict(made.settings)}, indent=2) + "\n")
     values = json.loads(job.plan_path.read_text())
+    lists = {name: tuple(values[name]) for name in ("trained", "others", "held_out")}
     settings = from_dict(TrainFile, values["settings"], f"{job.name}: plan.json")
-    return Plan(settings, tuple(values["trained"]), tuple(values["others"]), values["gate_seed"])
+    return Plan(settings=settings, gate_seed=values["gate_seed"], **lists)
 
 
 def _plan(job: JobFolder, order: Order) -> Plan:
@@ -62,7 +64,12 @@ def _plan(job: JobFolder, order: Order) -> Plan:
     episodes.refresh()
     demonstrations, successes = usable(episodes.episodes, order)
     index.unlink(missing_ok=True)
-    request = order.request
+    request, gate = order.request, order.settings.gate
+    held_out: list[IndexedEpisode] = []
+    if gate.mode == "trials" and gate.held_out > 0:
+        # Every so many-th, so that each task gives some.
+        held_out = demonstrations[round(1 / gate.held_out) - 1 :: round(1 / gate.held_out)]
+        demonstrations = [episode for episode in demonstrations if episode not in held_out]
     demonstrated = _tasks(demonstrations)
     collected = tuple(task for task in _tasks(successes) if task not in demonstrated)
     bags = [episode.bag for episode in (*demonstrations, *successes)]
@@ -70,10 +77,10 @@ def _plan(job: JobFolder, order: Order) -> Plan:
     settings = order.settings.run_settings(request, demonstrated, collected, bags, order.robot, base)
     trained = (*demonstrated, *collected) if request.stage == "sft" else request.tasks
     others = tuple(task for task in demonstrated if task not in trained)
-    gate = order.settings.gate
     # Every job has seeds of its own, as long as there are any.
     most = gate.episodes * gate.looks
-    return Plan(settings, trained, others, (order.number - 1) % (1_000_000 // most) * most)
+    seed = (order.number - 1) % (1_000_000 // most) * most
+    return Plan(settings, trained, others, seed, tuple(str(episode.bag) for episode in held_out))
 
 
 def usable(episodes: list[IndexedEpisode], order: Order) -> tuple[list[IndexedEpisode], list[IndexedEpisode]]:

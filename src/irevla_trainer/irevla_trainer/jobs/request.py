@@ -52,6 +52,12 @@ class TrainerFile:
     )
     gate: GateSettings = setting(factory=GateSettings, doc="The promotion gate")
     worlds: int = setting(8, "Simulated worlds, each in a process of its own", at_least=1)
+    worlds_in: str = setting(
+        "process",
+        "Where simulated episodes run: in processes of the training, on a graph of its own, or nowhere, for robots "
+        "without a simulation, which learn by sft only",
+        choices=("process", "graph", "none"),
+    )
     max_steps: int | None = setting(
         None,
         "Decisions until an episode is given up; the tasks' own numbers when left out",
@@ -66,6 +72,10 @@ class TrainerFile:
     )
     seed: int = setting(0, "Of jobs whose request names none", at_least=0)
 
+    def __post_init__(self) -> None:
+        if self.worlds_in == "none" and self.gate.mode == "simulation":
+            raise SettingsError("gate: mode: without simulated worlds (worlds_in: none) it must be trials")
+
     def complete(self, request: JobRequest) -> JobRequest:
         """The request with what is configured where it is silent.
 
@@ -78,6 +88,10 @@ class TrainerFile:
         if request.iterations < 0 or request.seed < -1:
             name, value = ("iterations", request.iterations) if request.iterations < 0 else ("seed", request.seed)
             raise SettingsError(f"{name}: must not be negative, found {value}")
+        if self.worlds_in == "none" and stage != "sft":
+            raise SettingsError(
+                f"stage: {stage} practises in simulation, and there is none (worlds_in: none); ask for sft"
+            )
         tasks = request.tasks or (self.tasks if stage != "sft" else ())
         if stage != "sft" and not tasks:
             raise SettingsError(
@@ -125,6 +139,7 @@ class TrainerFile:
             rounds=(iterations or self.rounds) if request.stage == "cycle" else 1,
             evaluation=EvaluationSettings(validation_episodes=self.validation_episodes),
             worlds=self.worlds,
+            worlds_in=self.worlds_in,
             max_steps=self.max_steps,
             device=self.device,
             threads=self.threads,

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from irevla_policy.model.checkpoint import checkpoint_version, load_checkpoint
+from irevla_trainer.data.dataset import load_dataset
 from irevla_trainer.jobs.gate import judge
 from irevla_trainer.jobs.job import JobFolder
 from irevla_trainer.jobs.plan import Plan, plan
 from irevla_trainer.jobs.policies import store
 from irevla_trainer.jobs.progress import ProgressFile, phases
+from irevla_trainer.jobs.trials import check_offline
 from irevla_trainer.loop.algorithm import Loop
 from irevla_trainer.loop.check import check
 from irevla_trainer.loop.display import Display, Doing
@@ -59,6 +61,9 @@ def _outcome(
         message = "no stage did better on validation seeds than the policy that it started from"
         return {"promoted": False, "base": before, "version": "", "checkpoint": "", "message": message, "gate": None}
 
+    if job.order.settings.gate.mode == "trials":
+        return _for_trials(job, planned, run, loop, candidate)
+
     def progress(done: int, total: int) -> None:
         shown.watch(Doing("gate", "comparing the candidate with the policy before", "", done, total))
 
@@ -83,4 +88,31 @@ def _outcome(
         "checkpoint": str(store(candidate, job.policies, found)),
         "message": verdict["reason"],
         "gate": verdict,
+    }
+
+
+def _for_trials(job: JobFolder, planned: Plan, run: RunFolder, loop: Loop, candidate: Path) -> dict[str, Any]:
+    """Check a candidate on held-out demonstrations, before a person lets it drive the robot."""
+    base, settings = Path(planned.settings.init), job.order.settings.gate
+
+    def check_it(folder: Path) -> dict[str, Any]:
+        bags = [Path(bag) for bag in planned.held_out]
+        dataset = load_dataset(bags, loop.profile) if bags else None
+        try:
+            policies = [load_checkpoint(path).to(loop.device) for path in (base, candidate)]
+            return check_offline(*policies, dataset.episodes if dataset else (), settings).to_json()
+        finally:
+            if dataset is not None:
+                dataset.close()
+
+    found = run.step("90-check", check_it)
+    before = checkpoint_version(base)
+    return {
+        "promoted": False,
+        "awaits_trials": found["passed"],
+        "base": before,
+        "version": checkpoint_version(candidate),
+        "checkpoint": str(store(candidate, job.policies, {"job": job.name, "base": before, "check": found})),
+        "message": found["reason"],
+        "gate": None,
     }

@@ -128,7 +128,9 @@ class Loop:
                 self._evaluate(current)
 
     def selected(self) -> str:
-        """The step whose checkpoint did best on validation seeds."""
+        """The step whose checkpoint did best on validation seeds; the last one where nothing is evaluated."""
+        if self.settings.worlds_in == "none":
+            return list(self.accounts)[-1]
         # Of equals the latest: it has learnt from more.
         steps = list(self.evaluations)
         return max(steps, key=lambda step: (score(self.evaluations[step]), steps.index(step)))
@@ -234,6 +236,8 @@ class Loop:
                 )
             return {"categories": summary(results)}
 
+        if self.settings.worlds_in == "none":
+            return
         name = f"{step}-validation"
         known = self.folder.is_done(name)
         self.evaluations[step] = self.folder.step(name, work)["categories"]

@@ -10,7 +10,7 @@ from irevla_policy.errors import UserError
 from irevla_policy.model.checkpoint import check_fits, read_config
 from irevla_policy.model.device import require_device
 from irevla_policy.recording.storage import find_bags
-from irevla_policy.robot.profile import load_profile
+from irevla_policy.robot.profile import RobotProfile, load_profile
 from irevla_policy.settings import SettingsError
 from irevla_policy.sim.environment import WorldEnvironment
 from irevla_policy.sim.tasks import TaskFile, load_tasks
@@ -30,22 +30,10 @@ def check(settings: TrainFile, file: Path) -> None:
     Raises:
         SettingsError: They do not; names the file, the key, and what there is instead.
     """
-    with _of(file, "task_file"):
-        tasks = load_tasks(settings.task_file)
-    for category, members in tasks_of(settings.tasks).items():
-        with _of(file, f"tasks.{category}"):
-            for task in members:
-                tasks.variation(task.task, task.variation)
-    with _of(file, "tasks.unseen"):
-        _check_unseen(settings, tasks)
     with _of(file, "robot"):
         profile = load_profile(settings.robot)
-        try:
-            environment = make_environment(profile, tasks, settings.max_steps)
-        except ValueError as error:
-            raise SettingsError(str(error)) from error
-    with closing(environment), _of(file, "task_file"):
-        _check_scenes(settings, tasks, environment)
+    if settings.worlds_in != "none":
+        _check_worlds(settings, profile, file)
     with _of(file, "device"):
         require_device(settings.device)
     if settings.init:
@@ -63,6 +51,25 @@ def check(settings: TrainFile, file: Path) -> None:
                 raise SettingsError("expected at least one folder with demonstrations of the expert tasks")
             for folder in settings.bags:
                 find_bags(folder)
+
+
+def _check_worlds(settings: TrainFile, profile: RobotProfile, file: Path) -> None:
+    """Check that the worlds know all tasks and can simulate the robot."""
+    with _of(file, "task_file"):
+        tasks = load_tasks(settings.task_file)
+    for category, members in tasks_of(settings.tasks).items():
+        with _of(file, f"tasks.{category}"):
+            for task in members:
+                tasks.variation(task.task, task.variation)
+    with _of(file, "tasks.unseen"):
+        _check_unseen(settings, tasks)
+    with _of(file, "robot"):
+        try:
+            environment = make_environment(profile, tasks, settings.max_steps)
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+    with closing(environment), _of(file, "task_file"):
+        _check_scenes(settings, tasks, environment)
 
 
 def _check_unseen(settings: TrainFile, tasks: TaskFile) -> None:

@@ -113,9 +113,9 @@ class TrainFile:
     )
     worlds_in: str = setting(
         "process",
-        "Where episodes run: in processes of the learner, or on a graph with simulator and guard in lock-step, one "
-        "after the other",
-        choices=("process", "graph"),
+        "Where episodes run: in processes of the learner, on a graph with simulator and guard in lock-step, one after "
+        "the other, or nowhere: then nothing is evaluated, and the last stage's checkpoint is the result",
+        choices=("process", "graph", "none"),
     )
     max_steps: int | None = setting(
         None,
@@ -139,6 +139,8 @@ class TrainFile:
             raise SettingsError("tasks: expert: expected at least one task")
         if self.init and self.from_scratch:
             raise SettingsError("from_scratch: init names a checkpoint to start from; leave one of them out")
+        if self.worlds_in == "none" and self.learns_online:
+            raise SettingsError("worlds_in: reinforcement learning needs worlds, found none")
         if self.worlds_in == "graph" and self.task_file != "metaworld":
             raise SettingsError(
                 f"worlds_in: the simulator on a graph knows the tasks of task_file: metaworld only, found "

@@ -21,7 +21,7 @@ from rclpy.task import Future
 
 from irevla_msgs.action import RunCycle
 from irevla_msgs.msg import EpisodeInfo, TrainingStatus
-from irevla_msgs.srv import CancelTraining, LoadPolicy, Retrain
+from irevla_msgs.srv import CancelTraining, LoadPolicy, Retrain, RollbackPolicy
 from irevla_policy.errors import UserError
 from irevla_policy.paths import config_folder
 from irevla_policy.recording.lock import FolderLock
@@ -51,6 +51,7 @@ _STAGES = {
 _STATES = {
     "queued": TrainingStatus.STATE_QUEUED,
     "running": TrainingStatus.STATE_RUNNING,
+    "on_trial": TrainingStatus.STATE_EVALUATING,
     "succeeded": TrainingStatus.STATE_SUCCEEDED,
     "failed": TrainingStatus.STATE_FAILED,
     "cancelled": TrainingStatus.STATE_CANCELLED,
@@ -105,6 +106,7 @@ class TrainerNode(Node):
         self.create_service(Retrain, "/irevla/retrain", self._on_retrain)
         self.create_service(CancelTraining, "/irevla/cancel_training", self._on_cancel)
         self._load_policy = self.create_client(LoadPolicy, "/irevla/load_policy")
+        self._roll_back = self.create_client(RollbackPolicy, "/irevla/rollback_policy")
         self._action = ActionServer(
             self,
             RunCycle,
@@ -224,6 +226,20 @@ class TrainerNode(Node):
             if state.promoted:
                 self._promoted = job
         self._hand_over()
+        self._try_out()
+
+    def _try_out(self) -> None:
+        """See whether the trials of a candidate have decided; roll back what did not prove itself."""
+        job = self._manager.on_trial()
+        if job is None:
+            return
+        verdict = self._manager.judge_trials(job)
+        if verdict is None:
+            return
+        self._log(f"{job.name}: {verdict.reason}", good=verdict.promoted)
+        serves = self._serving_version == (job.outcome or {})["version"]
+        if not verdict.promoted and serves and self._roll_back.service_is_ready():
+            self._roll_back.call_async(RollbackPolicy.Request())
 
     def _hand_over(self) -> None:
         """Let the policy node load what was promoted, once it serves what the candidate was compared with."""

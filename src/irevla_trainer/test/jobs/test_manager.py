@@ -277,3 +277,39 @@ def test_the_request_of_a_job_is_kept(trainer):
     order = trainer.job.order
     assert order.request == replace(order.request, stage="cycle", seed=7, iterations=2, tasks=("drawer-open:blue",))
     assert order.settings.stage1.decisions == 40
+
+
+def test_without_simulation_a_candidate_is_checked_and_then_tried_on_the_robot(trainer, tmp_path):
+    gate = {"mode": "trials", "trials": 2, "held_out": 0.5, "worse_loss": 100.0}
+    trainer.manager = trainer.make(stage="sft", worlds_in="none", gate=gate)
+    assert trainer.submit().accepted
+    state = trainer.run()
+    assert state.state == "on_trial", trainer.log()
+    outcome = trainer.job.outcome
+    assert outcome["message"].startswith("loss on 1 held-out demonstrations ")
+    assert f"0 of 2 labelled trials: to approve them let it drive with /irevla/load_policy {outcome['checkpoint']}" in (
+        state.message
+    )
+    assert not list(trainer.job.run_path.glob("steps/*-validation"))
+    for number in range(2):
+        write_episode(
+            tmp_path / "trials" / f"trial-{number}", 2, source="policy", policy_version=outcome["version"], task="reach"
+        )
+    # Another manager, as after a restart: the trials are still waited for.
+    trainer.manager = trainer.make(stage="sft", worlds_in="none", gate=gate)
+    trainer.manager._index = EpisodeIndex([tmp_path / "trials"], PROFILE, tmp_path / "index")
+    assert trainer.manager.judge_trials(trainer.manager.on_trial()) is None
+    trainer.manager._index.refresh()
+    verdict = trainer.manager.judge_trials(trainer.manager.on_trial())
+    assert verdict.promoted and verdict.reason.startswith("the candidate stays: 2 of 2 trials succeeded")
+    assert trainer.job.state.state == "succeeded" and trainer.job.state.promoted == outcome["version"]
+    assert trainer.manager.on_trial() is None
+
+
+def test_trials_that_are_refused_end_the_job(trainer):
+    gate = {"mode": "trials", "trials": 2, "held_out": 0.0}
+    trainer.manager = trainer.make(stage="sft", worlds_in="none", gate=gate)
+    trainer.submit()
+    assert trainer.run().state == "on_trial", trainer.log()
+    assert trainer.manager.cancel(trainer.job.name).accepted
+    assert trainer.job.state.state == "cancelled" and not trainer.job.state.promoted

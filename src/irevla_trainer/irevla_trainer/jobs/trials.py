@@ -1,0 +1,133 @@
+"""The promotion gate on a robot: a check on held-out demonstrations, then labelled trials that a person approves.
+
+A candidate that passes the check waits. A person lets it drive with /irevla/load_policy, runs episodes and labels them;
+each says in its bag which policy acted. After so many the candidate stays when it did at least as well as the policy
+before it did in its own last ones, and /irevla/rollback_policy is called otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from irevla_policy.model.policy import VLAPolicy
+from irevla_trainer.data.index import IndexedEpisode
+from irevla_trainer.jobs.gate import GateSettings
+from irevla_trainer.learn.decisions import Decisions, EpisodeArrays
+from irevla_trainer.learn.sft import evaluate_loss
+from irevla_trainer.statistics import Rate
+
+
+@dataclass(frozen=True)
+class OfflineCheck:
+    """The candidate on held-out demonstrations.
+
+    Attributes:
+        passed: Whether trials make sense.
+        reason: In one sentence.
+        episodes: Held-out episodes.
+        before: Loss of the policy before; mean squared error of normalised actions.
+        after: Loss of the candidate.
+    """
+
+    passed: bool
+    reason: str
+    episodes: int
+    before: float
+    after: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; keys as the attributes."""
+        return asdict(self)
+
+
+def check_offline(
+    before: VLAPolicy, after: VLAPolicy, held_out: Sequence[EpisodeArrays], settings: GateSettings
+) -> OfflineCheck:
+    """Whether a candidate may be tried on the robot.
+
+    Args:
+        before: The serving policy.
+        after: The candidate.
+        held_out: Demonstrations that it was not trained on; without any the check passes.
+        settings: Of the gate.
+    """
+    if not held_out:
+        return OfflineCheck(True, "no demonstrations were held out to check it on", 0, 0.0, 0.0)
+    losses = [
+        evaluate_loss(policy, Decisions(held_out, policy.robot.cameras, policy.settings.chunk))
+        for policy in (before, after)
+    ]
+    passed = losses[1] <= settings.worse_loss * losses[0]
+    figures = f"loss on {len(held_out)} held-out demonstrations {losses[0]:.4f} -> {losses[1]:.4f}"
+    reason = (
+        figures if passed else f"{figures}, more than {settings.worse_loss:g} times as much: not tried on the robot"
+    )
+    return OfflineCheck(passed, reason, len(held_out), *losses)
+
+
+@dataclass(frozen=True)
+class TrialsVerdict:
+    """What the trials say.
+
+    Attributes:
+        promoted: Whether the candidate stays.
+        reason: In one sentence with the figures.
+        before: Success of the policy before in its last labelled episodes; None without any.
+        after: Success of the candidate.
+    """
+
+    promoted: bool
+    reason: str
+    before: Rate | None
+    after: Rate
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; keys as the attributes."""
+        return {
+            "promoted": self.promoted,
+            "reason": self.reason,
+            "before": self.before.to_json() if self.before else None,
+            "after": self.after.to_json(),
+        }
+
+
+def judge_trials(
+    episodes: Sequence[IndexedEpisode], base: str, candidate: str, settings: GateSettings
+) -> TrialsVerdict | None:
+    """What the labelled episodes of both policies say; None while there are too few of the candidate.
+
+    Args:
+        episodes: All that are known.
+        base: Version of the policy before.
+        candidate: Version of the candidate.
+        settings: Of the gate.
+    """
+    after = _labelled(episodes, candidate)[: settings.trials]
+    if len(after) < settings.trials:
+        return None
+    before = _labelled(episodes, base)[-settings.trials :]
+    theirs, ours = Rate(sum(before), len(before)) if before else None, Rate(sum(after), len(after))
+    kept = theirs is None or ours.value >= theirs.value
+    against = f"{theirs.successes} of {theirs.episodes} of the policy before" if theirs else "nothing to compare with"
+    word = "stays" if kept else "is rolled back"
+    reason = f"the candidate {word}: {ours.successes} of {ours.episodes} trials succeeded, {against}"
+    return TrialsVerdict(kept and ours.successes > 0, reason, theirs, ours)
+
+
+def trials_so_far(episodes: Sequence[IndexedEpisode], candidate: str) -> int:
+    """Labelled episodes of the candidate."""
+    return len(_labelled(episodes, candidate))
+
+
+def _labelled(episodes: Sequence[IndexedEpisode], version: str) -> list[bool]:
+    """Success of a policy's labelled episodes, in the order in which they ended; those with help do not count."""
+    found = [
+        episode.info
+        for episode in episodes
+        if episode.info is not None
+        and (episode.info.policy_version, episode.info.source, episode.info.state) == (version, "policy", "finished")
+        and episode.info.success != "unknown"
+    ]
+    return [info.success == "yes" for info in sorted(found, key=lambda info: info.stamp)]

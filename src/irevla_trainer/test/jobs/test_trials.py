@@ -1,0 +1,65 @@
+"""On a robot a candidate is checked on held-out demonstrations, and then by labelled trials that a person approves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from irevla_policy.recording.episode import EpisodeInfo
+from irevla_policy.settings import SettingsError, from_dict
+from irevla_trainer.data.index import IndexedEpisode
+from irevla_trainer.jobs.gate import GateSettings
+from irevla_trainer.jobs.request import JobRequest, TrainerFile
+from irevla_trainer.jobs.trials import judge_trials, trials_so_far
+
+SETTINGS = GateSettings(mode="trials", trials=4)
+
+
+def episodes(version: str, outcomes: str, first: int = 0, **changes: str) -> list[IndexedEpisode]:
+    """Episodes of a policy: y, n, or u for one without a label."""
+    words = {"y": "yes", "n": "no", "u": "unknown"}
+    values = {"policy_version": version, "source": "policy", "state": "finished"} | changes
+    return [
+        IndexedEpisode(
+            Path(f"{version}-{first + place}"), EpisodeInfo("e", success=words[outcome], stamp=first + place, **values)
+        )
+        for place, outcome in enumerate(outcomes)
+    ]
+
+
+def test_a_candidate_waits_for_its_labelled_trials():
+    found = episodes("old", "yynn") + episodes("new", "yyyu") + episodes("new", "yyyy", source="mixed")
+    assert judge_trials(found, "old", "new", SETTINGS) is None
+    assert trials_so_far(found, "new") == 3
+
+
+@pytest.mark.parametrize(
+    ("trials", "promoted", "reason"),
+    [
+        ("yyyn", True, "the candidate stays: 3 of 4 trials succeeded, 2 of 4 of the policy before"),
+        ("yynn", True, "the candidate stays: 2 of 4"),
+        ("ynnn", False, "the candidate is rolled back: 1 of 4 trials succeeded, 2 of 4 of the policy before"),
+    ],
+)
+def test_it_stays_when_it_does_as_well_as_the_policy_before(trials: str, promoted: bool, reason: str):
+    # The last four of the policy before count, in the order in which they ended.
+    before = episodes("old", "yynn", first=10) + episodes("old", "nnnn", first=0)
+    verdict = judge_trials(before + episodes("new", trials + "yyyy"), "old", "new", SETTINGS)
+    assert verdict is not None and verdict.promoted is promoted
+    assert verdict.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(("trials", "promoted"), [("yyyn", True), ("nnnn", False)])
+def test_without_episodes_of_the_policy_before_it_must_succeed_at_all(trials: str, promoted: bool):
+    verdict = judge_trials(episodes("new", trials), "old", "new", SETTINGS)
+    assert verdict is not None and verdict.promoted is promoted and verdict.before is None
+
+
+def test_without_simulation_there_is_only_sft():
+    settings = from_dict(TrainerFile, {"worlds_in": "none", "gate": {"mode": "trials"}, "tasks": ["reach"]}, "test")
+    with pytest.raises(SettingsError, match="stage: cycle practises in simulation, of which there is none"):
+        settings.complete(JobRequest())
+    assert settings.complete(JobRequest(stage="sft")).stage == "sft"
+    with pytest.raises(SettingsError, match="gate: mode: without simulated worlds"):
+        from_dict(TrainerFile, {"worlds_in": "none"}, "test")
