@@ -99,20 +99,20 @@ def _for_trials(job: JobFolder, planned: Plan, run: RunFolder, loop: Loop, candi
         bags = [Path(bag) for bag in planned.held_out]
         dataset = load_dataset(bags, loop.profile) if bags else None
         try:
-            policies = [load_checkpoint(path).to(loop.device) for path in (base, candidate)]
-            return check_offline(*policies, dataset.episodes if dataset else (), settings).to_json()
+            before, after = (load_checkpoint(path).to(loop.device) for path in (base, candidate))
+            return check_offline(before, after, dataset.episodes if dataset else (), settings).to_json()
         finally:
             if dataset is not None:
                 dataset.close()
 
     found = run.step("90-check", check_it)
-    before = checkpoint_version(base)
+    version = checkpoint_version(base)
     return {
         "promoted": False,
         "awaits_trials": found["passed"],
-        "base": before,
+        "base": version,
         "version": checkpoint_version(candidate),
-        "checkpoint": str(store(candidate, job.policies, {"job": job.name, "base": before, "check": found})),
+        "checkpoint": str(store(candidate, job.policies, {"job": job.name, "base": version, "check": found})),
         "message": found["reason"],
         "gate": None,
     }

@@ -58,7 +58,7 @@ def test_without_episodes_of_the_policy_before_it_must_succeed_at_all(trials: st
 
 def test_without_simulation_there_is_only_sft():
     settings = from_dict(TrainerFile, {"worlds_in": "none", "gate": {"mode": "trials"}, "tasks": ["reach"]}, "test")
-    with pytest.raises(SettingsError, match="stage: cycle practises in simulation, of which there is none"):
+    with pytest.raises(SettingsError, match="stage: cycle practises in simulation, and there is none"):
         settings.complete(JobRequest())
     assert settings.complete(JobRequest(stage="sft")).stage == "sft"
     with pytest.raises(SettingsError, match="gate: mode: without simulated worlds"):
