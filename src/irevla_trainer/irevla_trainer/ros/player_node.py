@@ -39,6 +39,9 @@ _CLOCK_PERIOD = 10_000_000
 _WINDOW = 50
 """Messages under way at most: the recorder keeps a hundred of each topic."""
 
+_POLL = 0.002
+"""s between two questions how many the recorder has taken."""
+
 _RECORDER = "irevla_recorder"
 
 
@@ -129,10 +132,16 @@ class Player:
             if self._rate:
                 pause = (message.log_time - first) * 1e-9 / self._rate - (time.monotonic() - start)
                 time.sleep(max(pause, 0.0))
-            self._publish(message)
-            sent += message.topic in recorded
-            if sent - taken >= _WINDOW:
+            if message.topic in LATCHED:
+                # A reader keeps one of these: the one before must have been taken. What they change, an instruction,
+                # counts for what follows and not for what is still on its way.
+                taken = self._taken(sent)
+            elif sent - taken >= _WINDOW:
                 taken = self._taken(sent - _WINDOW // 2)
+            self._publish(message)
+            if message.topic in recorded:
+                sent += 1
+                taken = self._taken(sent) if message.topic in LATCHED else taken
         self._taken(sent)
         return sent
 
@@ -147,6 +156,7 @@ class Player:
                 return int(answer.messages)
             if answer.messages > before:
                 deadline, before = time.monotonic() + self._client.patience, answer.messages
+            time.sleep(_POLL)
             if time.monotonic() > deadline:
                 raise RunError(f"the recorder has taken {answer.messages} of {wanted} messages and no more came")
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_episodes import PROFILE, write_episode, write_foreign
+from sample_episodes import PROFILE, text, write_episode, write_foreign
 
 from irevla_policy.graph.environment import default_environment
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.supervisor import Supervisor
 from irevla_policy.model.checkpoint import checkpoint_version
 from irevla_policy.recording.episode import write_label
-from irevla_policy.recording.storage import find_bags, open_reader
+from irevla_policy.recording.storage import find_bags, open_reader, open_writer
+from irevla_policy.recording.topics import INSTRUCTION
 from irevla_trainer.cli import main
 from irevla_trainer.data.dataset import Wanted, load_dataset
 
@@ -72,6 +74,23 @@ def test_what_was_played_is_what_was_recorded_and_teaches_the_same(tmp_path):
         out = tmp_path / f"policy-{folder.name}"
         assert main(["sft", "--bags", str(folder), "--out", str(out), *words]) == 0
     assert checkpoint_version(tmp_path / "policy-bags") == checkpoint_version(tmp_path / "policy-again")
+
+
+def test_instructions_that_follow_each_other_closely_all_count_and_in_their_order(tmp_path):
+    source = write_episode(tmp_path / "source", 12)
+    with closing(open_reader(source)) as reader:
+        messages = list(reader.messages())
+        writer = open_writer(tmp_path / "bags" / "changing", list(reader.topics.values()))
+    for number, message in enumerate(messages):
+        writer.write(message.topic, bytes(message.data), message.log_time)
+        if message.topic == PROFILE.command.topic:
+            for repeated in range(2):
+                writer.write(INSTRUCTION, text(f"do {number} {repeated}"), message.log_time + 1 + repeated)
+    writer.finish()
+    again = replay(tmp_path, tmp_path / "bags")
+    (before,), (after,) = (load_dataset([folder], PROFILE).episodes for folder in (tmp_path / "bags", again))
+    assert len(set(before.instructions)) == 12
+    assert before.instructions == after.instructions
 
 
 def test_a_plain_recording_becomes_an_episode(tmp_path):
