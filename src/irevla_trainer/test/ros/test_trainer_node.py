@@ -237,22 +237,20 @@ def test_the_action_tells_how_far_it_is_and_can_be_cancelled(user, base):
         assert user.ended().state == TrainingStatus.STATE_CANCELLED
 
 
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({"stage": 9}, "stage: must be one of STAGE_* (0 to 3), found 9"),
-        ({"tasks": ["drawer-open:pink"]}, "no variation 'pink'"),
-        ({"base_checkpoint": "/nowhere"}, "/nowhere"),
-        ({"bag_folders": ["/nowhere"]}, "/nowhere: no such bag or folder of bags"),
-        ({"resume_job": "job-7"}, "there is no job 'job-7'"),
-    ],
-)
-def test_what_cannot_be_done_is_one_sentence(user, base, fields, reason):
+def test_what_cannot_be_done_is_one_sentence(user, base):
+    cases = {
+        "stage: must be one of STAGE_* (0 to 3), found 9": {"stage": 9},
+        "no variation 'pink'": {"tasks": ["drawer-open:pink"]},
+        "/nowhere: no checkpoint": {"base_checkpoint": "/nowhere"},
+        "/nowhere: no such bag or folder of bags": {"bag_folders": ["/nowhere"]},
+        "there is no job 'job-7'": {"resume_job": "job-7"},
+    }
     with trainer(user, base):
-        answer = user.retrain(**fields)
-        assert not answer.accepted
-        assert reason in answer.reason
-        assert "\n" not in answer.reason
+        for reason, fields in cases.items():
+            answer = user.retrain(**fields)
+            assert not answer.accepted
+            assert reason in answer.reason
+            assert "\n" not in answer.reason
 
 
 def test_a_trainer_that_is_killed_leaves_no_process_and_goes_on_when_it_comes_again(user, base):
@@ -312,7 +310,7 @@ def kill_at_random(user: User, base: Path, kills: int, seed: int) -> None:
 
 
 def test_kills_lose_nothing(user, base):
-    kill_at_random(user, base, kills=3, seed=1)
+    kill_at_random(user, base, kills=2, seed=1)
 
 
 @pytest.mark.slow
