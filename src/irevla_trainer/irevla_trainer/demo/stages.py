@@ -191,7 +191,8 @@ def _retrain(run: DemoRun, runner: EpisodeRunner, client: TrainingClient) -> Non
     practised = EvaluationTask.parse(settings.practice)
     seeds = iter(episode_seeds("train", 9_000, 1_000))
     last = time.monotonic()
-    with tqdm(total=100, unit="%", ascii=not sys.stderr.isatty(), mininterval=0.2, bar_format=_JOB_BAR) as bar:
+    terminal = sys.stderr.isatty()
+    with tqdm(total=100, ascii=not terminal, mininterval=0.2 if terminal else 15.0, bar_format=_JOB_BAR) as bar:
 
         def show(status: TrainingStatus) -> None:
             bar.set_description_str(f"{status.message}"[:60], refresh=False)
