@@ -109,11 +109,12 @@ class JobManager:
         self.newest: JobFolder | None = None
         for job in all_jobs(self._jobs):
             self.newest = job
-            if job.state.state in ("queued", "running"):
+            state = job.state.state
+            if state in ("queued", "running"):
                 job.set_state("interrupted", "the trainer ended before the job did; it can be resumed")
-                if resume:
-                    job.set_state("queued", "goes on where it was interrupted")
-                    self._queue.append(job)
+            if resume and state in ("queued", "running", "interrupted"):
+                job.set_state("queued", "goes on where it was interrupted")
+                self._queue.append(job)
 
     @property
     def running(self) -> JobFolder | None:

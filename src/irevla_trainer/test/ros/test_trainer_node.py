@@ -241,7 +241,7 @@ def test_what_cannot_be_done_is_one_sentence(user, base):
     cases = {
         "stage: must be one of STAGE_* (0 to 3), found 9": {"stage": 9},
         "no variation 'pink'": {"tasks": ["drawer-open:pink"]},
-        "/nowhere: no checkpoint": {"base_checkpoint": "/nowhere"},
+        "/nowhere: no such checkpoint folder": {"base_checkpoint": "/nowhere"},
         "/nowhere: no such bag or folder of bags": {"bag_folders": ["/nowhere"]},
         "there is no job 'job-7'": {"resume_job": "job-7"},
     }
