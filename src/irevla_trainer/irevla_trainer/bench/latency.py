@@ -19,7 +19,7 @@ from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.robot.profile import RobotProfile, load_profile
 from irevla_trainer.bench.result import BenchResult, Target
-from irevla_trainer.bench.session import play, write_profile
+from irevla_trainer.bench.session import play, policy_graph, write_profile
 from irevla_trainer.ros.rig import Answers
 
 SIZE = 224
@@ -77,16 +77,7 @@ def _ms(seconds: np.ndarray, share: float) -> float:
 
 
 def _policy(robot: str, checkpoint: Path, profile: RobotProfile, seconds: float) -> Answers:
-    guard = NodeSpec("irevla_guard", "irevla_policy", "irevla_guard", "irevla_policy.ros.guard_node", {"robot": robot})
-    policy = NodeSpec(
-        "irevla_policy",
-        "irevla_policy",
-        "irevla_policy",
-        "irevla_policy.ros.policy_node",
-        {"robot": robot, "checkpoint": str(checkpoint)},
-        environment={"OMP_NUM_THREADS": "1"},
-    )
-    return play(Graph("latency", (guard, policy)), profile, seconds, warm_up=3.0).answers
+    return play(policy_graph("latency", robot, checkpoint), profile, seconds, warm_up=3.0).answers
 
 
 def _floor(robot: str, profile: RobotProfile, seconds: float) -> np.ndarray:

@@ -16,7 +16,7 @@ from rclpy.executors import SingleThreadedExecutor
 from std_msgs.msg import String
 
 from irevla_policy.errors import RunError
-from irevla_policy.graph.description import Graph
+from irevla_policy.graph.description import Graph, NodeSpec
 from irevla_policy.graph.environment import adopt_environment
 from irevla_policy.graph.supervisor import Supervisor
 from irevla_policy.robot.profile import Camera, RobotProfile, load_profile
@@ -65,6 +65,20 @@ def play(
             running.check()
             done.result()
         return source
+
+
+def policy_graph(name: str, robot: str, checkpoint: Path) -> Graph:
+    """Policy node and guard of a robot, the policy on one thread."""
+    guard = NodeSpec("irevla_guard", "irevla_policy", "irevla_guard", "irevla_policy.ros.guard_node", {"robot": robot})
+    policy = NodeSpec(
+        "irevla_policy",
+        "irevla_policy",
+        "irevla_policy",
+        "irevla_policy.ros.policy_node",
+        {"robot": robot, "checkpoint": str(checkpoint)},
+        environment={"OMP_NUM_THREADS": "1"},
+    )
+    return Graph(name, (guard, policy))
 
 
 def write_profile(folder: Path, cameras: tuple[Camera, ...]) -> tuple[RobotProfile, str]:

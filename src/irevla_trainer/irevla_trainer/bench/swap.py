@@ -20,13 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from irevla_msgs.srv import LoadPolicy
-from irevla_policy.graph.description import Graph, NodeSpec
 from irevla_policy.model.checkpoint import save_checkpoint
 from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.robot.profile import load_profile
 from irevla_trainer.bench.result import BenchResult, Target
-from irevla_trainer.bench.session import play, write_profile
+from irevla_trainer.bench.session import play, policy_graph, write_profile
 from irevla_trainer.jobs.request import TrainerFile
 from irevla_trainer.ros.graph_client import GraphClient
 from irevla_trainer.ros.rig import Answers
@@ -81,7 +80,8 @@ def run(seconds: float = 60.0) -> BenchResult:
                     swaps.append(Swap(asked, time.monotonic(), answer.policy_version))
 
         with _load():
-            answers = play(_graph(robot, checkpoints[0]), profile, seconds, warm_up=3.0, beside=beside).answers
+            graph = policy_graph("swap", robot, checkpoints[0])
+            answers = play(graph, profile, seconds, warm_up=3.0, beside=beside).answers
     return summarise(answers, swaps, 1.0 / profile.control_rate)
 
 
@@ -116,19 +116,6 @@ def summarise(answers: Answers, swaps: Sequence[Swap], period: float) -> BenchRe
     }
     details = {"swaps": len(swaps), "ticks": len(ticks), "ticks_while_changing": int(changing.sum())}
     return BenchResult("swap", figures, TARGETS, details)
-
-
-def _graph(robot: str, checkpoint: Path) -> Graph:
-    guard = NodeSpec("irevla_guard", "irevla_policy", "irevla_guard", "irevla_policy.ros.guard_node", {"robot": robot})
-    policy = NodeSpec(
-        "irevla_policy",
-        "irevla_policy",
-        "irevla_policy",
-        "irevla_policy.ros.policy_node",
-        {"robot": robot, "checkpoint": str(checkpoint)},
-        environment={"OMP_NUM_THREADS": "1"},
-    )
-    return Graph("swap", (guard, policy))
 
 
 @contextmanager

@@ -192,8 +192,14 @@ def create(jobs: Path, order: Order) -> JobFolder:
 
 def all_jobs(jobs: Path) -> list[JobFolder]:
     """The jobs in a folder, oldest first."""
-    found = [path for path in jobs.glob("job-*") if _NAME.fullmatch(path.name) and (path / "state.json").is_file()]
-    return [JobFolder(path) for path in sorted(found, key=_number)]
+    found = [job for path in jobs.glob("job-*") if (job := find_job(jobs, path.name)) is not None]
+    return sorted(found, key=lambda job: _number(job.folder))
+
+
+def find_job(jobs: Path, name: str) -> JobFolder | None:
+    """The job of a name in a folder; None when there is none."""
+    known = _NAME.fullmatch(name) and (jobs / name / "state.json").is_file()
+    return JobFolder(jobs / name) if known else None
 
 
 def next_number(jobs: Path) -> int:

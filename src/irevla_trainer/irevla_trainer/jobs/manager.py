@@ -27,7 +27,7 @@ from irevla_policy.settings import SettingsError
 from irevla_policy.sim.tasks import TaskFile, load_tasks
 from irevla_trainer.data.index import EpisodeIndex
 from irevla_trainer.evaluate import EvaluationTask
-from irevla_trainer.jobs.job import JobFolder, Order, State, all_jobs, create, next_number
+from irevla_trainer.jobs.job import JobFolder, Order, State, all_jobs, create, find_job, next_number
 from irevla_trainer.jobs.plan import usable
 from irevla_trainer.jobs.progress import Progress, read_progress
 from irevla_trainer.jobs.request import JobRequest, TrainerFile
@@ -93,12 +93,7 @@ class JobManager:
         index: EpisodeIndex,
         keep_free_gb: float = 1.0,
         resume: bool = True,
-        command: Callable[[Path], list[str]] = lambda job: [
-            sys.executable,
-            "-m",
-            "irevla_trainer.jobs.worker",
-            str(job),
-        ],
+        command: Callable[[Path], list[str]] = training_process,
     ) -> None:
         self._jobs = folder / "jobs"
         self._settings, self._robot, self._profile, self._index = settings, robot, profile, index
@@ -201,15 +196,7 @@ class JobManager:
             return Answer(True, name, "the trials were refused; /irevla/rollback_policy if the candidate drives")
         running = self._running
         if running is None or name not in ("", running.job.name):
-            known = self.find(name) if name else None
-            what = (
-                f"{name} is {known.state.state}"
-                if known
-                else f"there is no job {name!r}"
-                if name
-                else "no job is running"
-            )
-            return Answer(False, name, what)
+            return Answer(False, name, self._why_not_running(name))
         running.cancelled = True
         self._stop(running)
         return Answer(True, running.job.name, "stopping; what is finished is kept, and the job can be resumed")
@@ -248,7 +235,7 @@ class JobManager:
 
     def find(self, name: str) -> JobFolder | None:
         """A job by its name."""
-        return next((job for job in all_jobs(self._jobs) if job.name == name), None)
+        return find_job(self._jobs, name)
 
     # -- the process --------------------------------------------------------------------------------------------------
 

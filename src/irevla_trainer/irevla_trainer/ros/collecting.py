@@ -12,10 +12,11 @@ from irevla_policy.graph.description import Graph
 from irevla_policy.graph.environment import adopt_environment
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.supervisor import Supervisor
-from irevla_policy.recording.episode import EpisodeInfo, read_label
+from irevla_policy.recording.episode import EpisodeInfo
 from irevla_policy.recording.storage import BagError, BagReader, open_reader
 from irevla_policy.recording.topics import EPISODE_INFO, STEP_INFO, compressed_name
 from irevla_policy.robot.profile import RobotProfile, load_profile
+from irevla_trainer.data.description import labelled
 from irevla_trainer.ros.episodes import EpisodeRunner
 from irevla_trainer.seeds import episode_seeds
 
@@ -169,8 +170,7 @@ def _existing(bag: Path, task: str, seed: int, profile: RobotProfile) -> Collect
     # One observation more than decisions: the one that ends the episode.
     if observations <= infos[-1].steps:
         return None
-    label = read_label(bag)
-    info = label.apply(infos[-1]) if label is not None else infos[-1]
+    info = labelled(bag, infos)
     return Collected(task, seed, info.success == "yes", info.steps, bag, new=False)
 
 

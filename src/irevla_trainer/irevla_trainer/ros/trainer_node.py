@@ -226,7 +226,6 @@ class TrainerNode(Node):
             if state.promoted:
                 self._promoted = job
         self._hand_over()
-        self._try_out()
 
     def _try_out(self) -> None:
         """See whether the trials of a candidate have decided; roll back what did not prove itself."""
@@ -317,9 +316,10 @@ class TrainerNode(Node):
             return
         state, progress = job.state, self._manager.progress
         now = time.monotonic()
-        news, change = (job.name, state, progress), (job.name, state.state, progress.stage, progress.task)
+        # As text: figures that are not known yet are NaN, and no NaN equals another.
+        news, change = str((job.name, state, progress)), (job.name, state.state, progress.stage, progress.task)
         due = now - self._said_at >= _STATUS_PERIOD or change != self._said[1:]
-        if not force and (news == self._said[:1] or not due):
+        if not force and (self._said[:1] == (news,) or not due):
             return
         self._said, self._said_at = (news, *change), now
         message = self._stamped(
@@ -357,6 +357,7 @@ class TrainerNode(Node):
         return message
 
     def _report(self) -> None:
+        self._try_out()
         episodes = self._index.episodes
         counts = {name: sum(episode.dataset == name for episode in episodes) for name in ("D_e", "D_RL")}
         problems = sum(bool(episode.problem) for episode in episodes)

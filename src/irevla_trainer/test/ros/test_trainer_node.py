@@ -191,6 +191,11 @@ def test_an_empty_request_ends_with_a_better_policy_in_service(user, base):
         assert status.message.startswith("better: trained tasks 0.00 -> 1.00")
         user.until(lambda: bool(user.loaded))
         assert Path(user.loaded[0]).name == status.promoted_version == checkpoint_version(user.loaded[0])
+        # What has been said is not said again and again.
+        said, end = len(user.statuses), time.monotonic() + 1.6
+        while time.monotonic() < end:
+            user.executor.spin_once(0.05)
+        assert len(user.statuses) == said
     stages = [status.stage for status in user.statuses]
     assert stages.index("rl") < stages.index("sft")
     shares = [status.progress for status in user.statuses]
