@@ -26,6 +26,7 @@ from irevla_policy.errors import RunError
 from irevla_policy.graph import ending
 from irevla_policy.graph.description import Graph, NodeSpec
 from irevla_policy.graph.environment import node_environment
+from irevla_policy.graph.shared_memory import reclaim
 
 _POLL = 0.05
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92)
@@ -67,6 +68,7 @@ class Supervisor:
     def __enter__(self) -> Supervisor:
         if self._log_dir is not None:
             self._log_dir.mkdir(parents=True, exist_ok=True)
+        reclaim()
         self._parameters = tempfile.TemporaryDirectory(prefix="irevla-parameters-")
         try:
             self._reaper = subprocess.Popen(

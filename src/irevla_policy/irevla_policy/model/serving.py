@@ -35,6 +35,8 @@ def load_for_serving(folder: str | Path, profile: RobotProfile, device: str) -> 
         CheckpointError: It is incomplete or damaged, made for another robot, or gives no finite action.
         DeviceError: The device cannot be used.
     """
+    # A link may lead elsewhere a moment later: version, weights and what is told of them are of one place.
+    folder = Path(folder).resolve()
     version = checkpoint_version(folder)
     policy = load_checkpoint(folder, require_device(device))
     check_fits(folder, policy.robot, profile)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from irevla_policy.errors import UserError
+from irevla_policy.lock import FolderLock
 from irevla_policy.recording import episode, interfaces, topics
 from irevla_policy.recording.episode import EpisodeError, EpisodeInfo
-from irevla_policy.recording.lock import FolderLock
 from irevla_policy.recording.quota import Quota, expected_rate, folder_size
 from irevla_policy.recording.recovery import recover, unfinished
 from irevla_policy.recording.session import RunningEpisode
@@ -79,7 +79,7 @@ class Recorder:
         awaited: Topics of cameras and joint states, of which every observation has one message.
 
     Raises:
-        BagError: Another recorder writes into the folder.
+        LockError: Another recorder writes into the folder.
         OSError: The folder cannot be made.
     """
 

@@ -11,6 +11,7 @@ from irevla_policy.graph import ending
 from irevla_policy.graph.description import Graph, GraphDescription, NodeSpec
 from irevla_policy.graph.environment import node_environment
 from irevla_policy.graph.registry import find_graph
+from irevla_policy.graph.shared_memory import reclaim
 
 
 def launch_description_of(name: str) -> LaunchDescription:
@@ -36,6 +37,7 @@ def _actions(context: LaunchContext, description: GraphDescription) -> list[Laun
     # The values are texts and become parameters only here, because which nodes start depends on them.
     values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in description.arguments}
     graph = description.resolve(values)
+    reclaim()
     return [_action(graph, node) for node in graph.nodes]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from sample_bags import image, text
 
+from irevla_policy.lock import LockError
 from irevla_policy.recording import interfaces, quota, topics
 from irevla_policy.recording.episode import EpisodeError, EpisodeInfo, read_label
 from irevla_policy.recording.recorder import Recorder, RecordingError, RecordingSettings
@@ -207,7 +208,7 @@ def test_one_episode_at_a_time(tmp_path: Path) -> None:
 
 def test_one_recorder_to_a_folder(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
-    with pytest.raises(BagError, match=f"another recorder .process {os.getpid()}. writes there"):
+    with pytest.raises(LockError, match=f"another process .{os.getpid()}. writes there"):
         Rig(tmp_path)
     rig.recorder.close()
     Rig(tmp_path).recorder.close()

@@ -243,4 +243,4 @@ def test_a_folder_that_is_taken_ends_the_node_with_one_line(tmp_path: Path, robo
         ]
         second = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
     assert second.returncode == 2
-    assert "another recorder" in second.stderr and "Traceback" not in second.stderr
+    assert "another process" in second.stderr and "Traceback" not in second.stderr

@@ -133,7 +133,7 @@ def _contents(bag: BagReader, path: Path) -> dict[str, Any]:
 
 
 def _recover(path: Path) -> list[str]:
-    from irevla_policy.recording.lock import FolderLock
+    from irevla_policy.lock import FolderLock
     from irevla_policy.recording.recovery import recover, unfinished
 
     lines = []

@@ -1,8 +1,9 @@
-"""Checkpoints of all jobs, each stored under its version: a content hash."""
+"""Checkpoints of all jobs, each stored under its version, a content hash; `serving` leads to what the robot runs."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,3 +43,20 @@ def store(checkpoint: Path, folder: Path, found: Mapping[str, Any]) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return target
+
+
+def remember_serving(folder: Path, checkpoint: Path) -> None:
+    """Let `serving` in a folder of policies lead to what the robot runs, so that it starts with that next time.
+
+    Raises:
+        OSError: The link cannot be written; the old one stays.
+    """
+    link, target = folder / "serving", checkpoint.resolve()
+    if not target.is_dir() or (link.is_symlink() and link.resolve() == target):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / ".serving.partial"
+    partial.unlink(missing_ok=True)
+    inside = target.is_relative_to(folder.resolve())
+    partial.symlink_to(os.path.relpath(target, folder.resolve()) if inside else target)
+    partial.replace(link)

@@ -23,8 +23,8 @@ from irevla_msgs.action import RunCycle
 from irevla_msgs.msg import EpisodeInfo, TrainingStatus
 from irevla_msgs.srv import CancelTraining, LoadPolicy, Retrain, RollbackPolicy
 from irevla_policy.errors import UserError
+from irevla_policy.lock import FolderLock
 from irevla_policy.paths import config_folder
-from irevla_policy.recording.lock import FolderLock
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.ros import qos
 from irevla_policy.ros.guard_messages import diagnostics
@@ -34,6 +34,7 @@ from irevla_policy.ros.parameters import NodeSettings, declare
 from irevla_policy.settings import load, setting
 from irevla_trainer.data.index import EpisodeIndex
 from irevla_trainer.jobs.manager import Answer, JobManager
+from irevla_trainer.jobs.policies import remember_serving
 from irevla_trainer.jobs.request import JobRequest, TrainerFile
 
 _POLL = 0.1
@@ -93,6 +94,7 @@ class TrainerNode(Node):
             settings.keep_free_gb,
             settings.resume,
         )
+        self._policies = folder / "policies"
         self._default, self._serving, self._serving_version = settings.checkpoint, "", ""
         self._ends: dict[str, list[Future]] = {}
         self._goals: dict[str, ServerGoalHandle] = {}
@@ -267,6 +269,7 @@ class TrainerNode(Node):
             return
         if answer is not None and answer.accepted:
             self._serving, self._serving_version = (job.outcome or {})["checkpoint"], answer.policy_version
+            self._remember()
             self._settle(f"{job.name}: the policy node serves {answer.policy_version} now", good=True)
         else:
             why = answer.message if answer is not None else "no answer"
@@ -286,7 +289,17 @@ class TrainerNode(Node):
             if status.name == "irevla_policy":
                 values = {entry.key: entry.value for entry in status.values}
                 self._serving = values.get("checkpoint", "")
-                self._serving_version = values.get("policy_version", "")
+                version = values.get("policy_version", "")
+                if version and version != self._serving_version:
+                    self._remember()
+                self._serving_version = version
+
+    def _remember(self) -> None:
+        """Keep on the disk what the robot runs."""
+        try:
+            remember_serving(self._policies, Path(self._serving))
+        except OSError as error:
+            self.get_logger().error(f"{self._policies}/serving: {error.strerror or error}")
 
     def _on_episode(self, message: EpisodeInfo) -> None:
         if message.state != EpisodeInfo.STATE_RECORDING:

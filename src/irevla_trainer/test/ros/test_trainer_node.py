@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +17,12 @@ from typing import Any
 import psutil
 import pytest
 import rclpy
-import yaml
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from sample_episodes import PROFILE, write_episode
+from trainer_process import SFT, start_trainer
 
 from irevla_msgs.action import RunCycle
 from irevla_msgs.msg import TrainingStatus
@@ -36,18 +35,7 @@ from irevla_policy.ros import qos
 from irevla_policy.ros.guard_messages import diagnostics
 from irevla_trainer.jobs.job import all_jobs
 
-TRAINER = Path(__file__).with_name("stand_in_trainer.py")
 PATIENCE = 30.0
-SFT = {"steps": 3, "batch_size": 4, "validation_share": 0.0}
-CONFIG = {
-    "tasks": ["drawer-open:blue"],
-    "stage1": {"decisions": 40, "validation_episodes": 2, "ppo": {"episodes": 4, "warmup": 0, "minibatch": 8}},
-    "stage2": {"sft": SFT},
-    "sft": SFT,
-    "validation_episodes": 2,
-    "gate": {"episodes": 4, "looks": 2},
-    "threads": 1,
-}
 
 
 @pytest.fixture(scope="module")
@@ -150,19 +138,7 @@ def user(tmp_path, base, monkeypatch) -> Iterator[User]:
 @contextmanager
 def trainer(user: User, base: Path, gate: str = "", **changes: Any) -> Iterator[subprocess.Popen]:
     """The node, until the block is left."""
-    config = user.folder / "trainer.yaml"
-    config.write_text(yaml.safe_dump(CONFIG | changes))
-    parameters = {
-        "config": str(config),
-        "folder": str(user.folder / "trainer"),
-        "watch": [str(user.folder / "bags")],
-        "refresh": 0.5,
-        "keep_free_gb": 0.0,
-    }
-    file = user.folder / "parameters.yaml"
-    file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
-    words = [sys.executable, str(TRAINER), "--ros-args", "--params-file", str(file)]
-    node = subprocess.Popen(words, env=os.environ | {"STAND_IN_GATE": gate})
+    node = start_trainer(user.folder, gate, **changes)
     try:
         user.until(lambda: user.values.get("demonstrations") == "2" and bool(user.values["serving_version"]), 60.0)
         yield node
@@ -191,6 +167,7 @@ def test_an_empty_request_ends_with_a_better_policy_in_service(user, base):
         assert status.message.startswith("better: trained tasks 0.00 -> 1.00")
         user.until(lambda: bool(user.loaded))
         assert Path(user.loaded[0]).name == status.promoted_version == checkpoint_version(user.loaded[0])
+        user.until(lambda: (user.folder / "trainer" / "policies" / "serving").resolve() == user.serves)
         # What has been said is not said again and again.
         said, end = len(user.statuses), time.monotonic() + 1.6
         while time.monotonic() < end:
@@ -242,6 +219,22 @@ def test_the_action_tells_how_far_it_is_and_can_be_cancelled(user, base):
         assert user.ended().state == TrainingStatus.STATE_CANCELLED
 
 
+def test_the_action_ends_with_what_was_promoted(user, base):
+    told: list[TrainingStatus] = []
+    with trainer(user, base, gate="open"):
+        assert user.action.wait_for_server(PATIENCE)
+        goal = RunCycle.Goal(stage=Retrain.Request.STAGE_SFT)
+        handle = user.answer(user.action.send_goal_async(goal, lambda feedback: told.append(feedback.feedback.status)))
+        answer = user.answer(handle.get_result_async(), 90.0)
+        assert answer.status == GoalStatus.STATUS_SUCCEEDED
+        assert answer.result.succeeded and answer.result.job_id == "job-000001"
+        assert answer.result.promoted_version == checkpoint_version(answer.result.checkpoint)
+        assert answer.result.message.startswith("better: trained tasks 0.00 -> 1.00")
+        user.until(lambda: user.loaded == [answer.result.checkpoint])
+    assert {status.job_id for status in told} == {"job-000001"}
+    assert "sft" in [status.stage for status in told]
+
+
 def test_what_cannot_be_done_is_one_sentence(user, base):
     cases = {
         "stage: must be one of STAGE_* (0 to 3), found 9": {"stage": 9},
@@ -274,9 +267,11 @@ def test_a_trainer_that_is_killed_leaves_no_process_and_goes_on_when_it_comes_ag
 
 
 def test_two_trainers_never_share_a_folder(user, base):
-    with trainer(user, base), pytest.raises(AssertionError), trainer(user, base) as second:
-        assert second.wait(30) == 2
-        raise AssertionError
+    with trainer(user, base):
+        second = start_trainer(user.folder, stderr=subprocess.PIPE)
+        _, said = second.communicate(timeout=30)
+        assert second.returncode == 2
+        assert f"{user.folder / 'trainer'}: another process (" in said.decode()
 
 
 def kill_at_random(user: User, base: Path, kills: int, seed: int) -> None:

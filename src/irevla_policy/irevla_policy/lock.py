@@ -1,4 +1,4 @@
-"""One recorder to a folder of bags: whoever holds the lock may write into it and recover what lies unfinished."""
+"""One process to a folder: whoever holds the lock may write into it and mend what lies unfinished."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import fcntl
 import os
 from pathlib import Path
 
-from irevla_policy.recording.storage import BagError
+from irevla_policy.errors import UserError
 
-LOCK_FILE = ".recorder.lock"
+LOCK_FILE = ".irevla.lock"
+
+
+class LockError(UserError):
+    """A folder cannot be had."""
 
 
 class FolderLock:
     """Held from construction to `release`, and at the latest until the process ends.
 
     Args:
-        folder: Folder of bags; made when missing.
+        folder: The folder; made when missing.
 
     Raises:
-        BagError: Another process holds it, or there is a file in its place.
+        LockError: Another process holds it, or there is a file in its place.
         OSError: The folder cannot be made.
     """
 
@@ -26,16 +30,15 @@ class FolderLock:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise BagError(f"{folder}: expected a folder for bags, and there is a file of that name") from None
+            raise LockError(f"{folder}: expected a folder, and there is a file of that name") from None
         self._file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(self._file, 32, 0).decode(errors="replace").strip()
             os.close(self._file)
-            raise BagError(
-                f"{folder}: another recorder (process {holder or 'unknown'}) writes there; "
-                "stop it or record into another folder"
+            raise LockError(
+                f"{folder}: another process ({holder or 'unknown'}) writes there; stop it or choose another folder"
             ) from None
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
