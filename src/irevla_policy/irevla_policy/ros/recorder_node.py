@@ -283,8 +283,11 @@ class _NodeLog(logging.Handler):
         self._logger: Any = node.get_logger()
 
     def emit(self, record: logging.LogRecord) -> None:
-        write = self._logger.error if record.levelno >= logging.ERROR else self._logger.warning
-        write(record.getMessage())
+        # rclpy wants one severity for every line of code that logs.
+        if record.levelno >= logging.ERROR:
+            self._logger.error(record.getMessage())
+        else:
+            self._logger.warning(record.getMessage())
 
 
 def _as_logger(node: Node) -> logging.Logger:

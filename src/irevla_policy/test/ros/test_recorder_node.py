@@ -217,10 +217,17 @@ def test_the_next_recorder_recovers_what_a_killed_one_left(robot: Robot, tmp_pat
         running.kill()
         running.wait()
     assert [path.name for path in unfinished(tmp_path)] == ["victim"]
+    # One of which nothing is left keeps nobody from recording: it is named and stays.
+    (victim,) = unfinished(tmp_path)[0].glob("*.mcap")
+    cut = victim.parent.with_name("cut")
+    cut.mkdir()
+    (cut / "cut_0.mcap").write_bytes(victim.read_bytes()[:100])
     with process("recorder_node", tmp_path, folder=tmp_path / "bags", keep_free_gb=0.0):
         deadline = time.monotonic() + PATIENCE
-        while unfinished(tmp_path) and time.monotonic() < deadline:
+        while len(unfinished(tmp_path)) > 1 and time.monotonic() < deadline:
             time.sleep(0.05)
+    assert unfinished(tmp_path) == [cut]
+    assert "Traceback" not in (tmp_path / "recorder_node.log").read_text()
     info = last_info(Path(started.path))
     # rosbag2 keeps the last few kB in memory, however long nothing follows.
     kept = 30 if backend() == "rosbags" else 25

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
+import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sample_episodes import PROFILE, text, write_episode, write_foreign
 
+from irevla_msgs.msg import EpisodeInfo
+from irevla_msgs.srv import StartEpisode, StopEpisode
 from irevla_policy.graph.environment import default_environment
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.supervisor import Supervisor
 from irevla_policy.model.checkpoint import checkpoint_version
 from irevla_policy.recording.episode import write_label
+from irevla_policy.recording.interfaces import full_name
 from irevla_policy.recording.storage import find_bags, open_reader, open_writer
-from irevla_policy.recording.topics import INSTRUCTION
+from irevla_policy.recording.topics import EPISODE_INFO, INSTRUCTION, LATCHED
+from irevla_policy.ros import qos
 from irevla_trainer.cli import main
 from irevla_trainer.data.dataset import Wanted, load_dataset
+from irevla_trainer.ros.graph_client import GraphClient
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +107,44 @@ def test_a_plain_recording_becomes_an_episode(tmp_path):
     again = replay(tmp_path, bag, rate="20")
     (episode,) = load_dataset([again], PROFILE).episodes
     assert (episode.info.source, episode.info.success, episode.info.labelled_by) == ("human", "yes", "operator")
+
+
+def test_what_a_player_loses_that_waits_for_nobody_is_counted(tmp_path, capsys):
+    bag, again = write_episode(tmp_path / "bag", 40), tmp_path / "again"
+    graph = find_graph("replay").resolve({"bag": str(bag), "record": str(again)})
+    recorder = replace(graph, nodes=tuple(node for node in graph.nodes if node.name == "irevla_recorder"))
+    camera = PROFILE.cameras[0].topic
+    with (
+        Supervisor(recorder, log_dir=tmp_path / "logs") as nodes,
+        GraphClient("plain_player", nodes.check) as client,
+        closing(open_reader(bag)) as reader,
+    ):
+        names = [name for name in reader.topics if name != EPISODE_INFO]
+        publishers = {}
+        for name in names:
+            quality = qos.latched() if name in LATCHED else 10
+            package, _, kind = full_name(reader.topics[name].type).split("/")
+            message_class = getattr(importlib.import_module(f"{package}.msg"), kind)
+            publishers[name] = client.node.create_publisher(message_class, name, quality)
+        client.wait(
+            lambda: all(client.node.count_subscribers(name) for name in (camera, PROFILE.command.topic)),
+            time.monotonic() + 30.0,
+            "no recorder",
+        )
+        client.call(StartEpisode, "/irevla/start_episode", StartEpisode.Request(task="drawer-open", episode_id="copy"))
+        begun, first, images = time.monotonic(), None, 0
+        for message in reader.messages(names):
+            first = message.log_time if first is None else first
+            time.sleep(max(0.0, (message.log_time - first) * 1e-9 - (time.monotonic() - begun)))
+            images += message.topic == camera
+            if message.topic != camera or images not in range(11, 16):
+                publishers[message.topic].publish(bytes(message.data))
+        time.sleep(0.5)
+        client.call(StopEpisode, "/irevla/stop_episode", StopEpisode.Request(success=EpisodeInfo.SUCCESS_YES))
+    (episode,) = load_dataset([again], PROFILE).episodes
+    assert len(episode) == 35
+    assert main(["inspect", str(again)]) == 0
+    assert f"dropped 5 no {PROFILE.cameras[0].name} at the stamp" in capsys.readouterr().out
 
 
 def test_a_bag_that_cannot_be_played_is_named_and_the_others_are(tmp_path):
