@@ -95,20 +95,25 @@ def write_summary(run: DemoRun) -> None:
 
 
 def _video(run: DemoRun, task: str) -> Path:
-    """Before and after on the same seeds, side by side, one seed after the other."""
+    """Before and after on the same seeds, side by side, one seed after the other.
+
+    Seeds of which the practice has changed the outcome come first: of most others both would show the same.
+    """
     profile = load_profile(ROBOT)
     reader = EpisodeReader(profile)
     frames = []
-    for before, after in zip(run.before[task], run.after[task], strict=True):
-        if before.bag is None or after.bag is None:
-            continue
+    recorded = [
+        pair for pair in zip(run.before[task], run.after[task], strict=True) if all(one.bag is not None for one in pair)
+    ]
+    recorded.sort(key=lambda pair: pair[0].success == pair[1].success)
+    for before, after in recorded[: run.settings.filmed]:
         clips = []
         for name, episode in (("before", before), ("after", after)):
             assert episode.bag is not None
-            recorded, account = reader.read(episode.bag)
-            if recorded is None:
+            read, account = reader.read(episode.bag)
+            if read is None:
                 raise RunError(f"{episode.bag}: {account.problem}")
-            images = list(recorded.images[profile.cameras[0].name])
+            images = list(read.images[profile.cameras[0].name])
             clips.append(Clip(f"{name}: {episode.instruction}", images, episode.success))
         frames += side_by_side(clips)
     path = run.folder / "videos" / f"{task.replace(':', '-')}.mp4"
@@ -147,7 +152,12 @@ def _report(run: DemoRun, videos: list[Path]) -> None:
         )
     report.table(["task", "before", "after", "difference, paired"], rows)
     report.section("The gate", f"Fresh episodes of both policies, on seeds of this job: {run.outcome['message']}.")
-    report.section("Videos", "What the policy's camera saw, before (left) and after (right) on the same seeds.")
+    report.section(
+        "Videos",
+        "What the policy's camera saw, before (left) and after (right) on the same seeds: of the first "
+        f"{min(settings.recorded, settings.episodes)}, those that end differently come first. How often they do is in "
+        "the table above.",
+    )
     for task, path in zip(tasks, videos, strict=True):
         report.video(path, task)
     report.section("Practice", "Reinforcement learning of the heads, the backbone frozen.")

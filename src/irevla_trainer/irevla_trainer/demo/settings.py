@@ -21,7 +21,8 @@ class DemoSettings:
     demonstrations: int = setting(50, "Expert episodes recorded per task", at_least=2)
     noise: float = setting(0.0, "Noise on the expert's displacement, in units of actions", at_least=0.0, at_most=1.0)
     episodes: int = setting(100, "Episodes per evaluated task, before and after the practice", at_least=1)
-    filmed: int = setting(3, "Evaluation episodes per task that are recorded and shown", at_least=1)
+    recorded: int = setting(20, "Evaluation episodes per task that are recorded", at_least=1)
+    filmed: int = setting(3, "Of these, how many are shown: first those that the practice has changed", at_least=1)
     expected_success: float = setting(
         0.6, "Success on the taught tasks below which the demo has failed", at_least=0.0, at_most=1.0
     )

@@ -228,7 +228,9 @@ def _episodes(run: DemoRun, runner: EpisodeRunner, name: str) -> dict[str, list[
             for index, seed in enumerate(seeds):
                 bag = f"{name}_{text.replace(':', '-')}_{seed:07d}"
                 found.append(
-                    runner.run(task.task, variation=task.variation, seed=seed, record=index < settings.filmed, name=bag)
+                    runner.run(
+                        task.task, variation=task.variation, seed=seed, record=index < settings.recorded, name=bag
+                    )
                 )
                 successes = sum(one.success for one in found)
                 bar.set_postfix_str(f"{text}: {successes}/{len(found)} successes", refresh=False)
