@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from irevla_policy.graph import shared
 from irevla_policy.graph.description import Argument, Graph, GraphDescription, GraphError, NodeSpec
@@ -15,7 +14,7 @@ ARGUMENTS = (
     Argument("bag", "", "Bags, or folders of bags, with commas between them; played in the order of their paths"),
     Argument("rate", "1.0", "Speed, 1 is the robot's; 0 as fast as the recorder takes them"),
     Argument("robot", "sawyer", "Robot profile: name in config/robots, or path of a YAML file"),
-    Argument("record", "replayed", "Folder for the recorder's bags; empty when a recorder runs already"),
+    Argument("record", "replayed", "Folder for the recorder's bags; none when a recorder runs already"),
     Argument(
         "image_format",
         "raw",
@@ -38,7 +37,7 @@ def build(values: Mapping[str, str]) -> Graph:
         raise GraphError("graph 'replay': argument bag: expected a bag or a folder of bags, bag:=DIR")
     for path in bags:
         find_bags(path)
-    rate, record = shared.number("replay", values, "rate", 0.0, 1000.0), values["record"]
+    rate, record = shared.number("replay", values, "rate", 0.0, 1000.0), shared.recorder_folder(values)
     parameters_file, level = shared.parameters_file("replay", values), values["log_level"]
     player = NodeSpec(
         name="irevla_player",
@@ -59,7 +58,7 @@ def build(values: Mapping[str, str]) -> Graph:
             "robot": values["robot"],
             # What is played comes as from a world that waits.
             "lock_step": True,
-            "folder": str(Path(record).absolute()),
+            "folder": record,
             "image_format": values["image_format"],
         },
         parameters_file=parameters_file,

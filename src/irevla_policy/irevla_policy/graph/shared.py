@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -53,6 +54,14 @@ def parameters_file(graph: str, values: Mapping[str, str]) -> str:
     if not path.is_file():
         raise GraphError(f"graph {graph!r}: argument params_file: there is no file {path}")
     return str(path)
+
+
+def recorder_folder(values: Mapping[str, str]) -> str:
+    """The absolute path of the recorder's folder; empty for no recorder.
+
+    `ros2 launch` takes no empty values: `none` says the same.
+    """
+    return "" if values["record"] in ("", "none") else os.path.abspath(values["record"])
 
 
 def whole_number(graph: str, values: Mapping[str, str], name: str, low: int, high: int) -> int:

@@ -27,7 +27,7 @@ ARGUMENTS = (
         "expert", "auto", "Let the scripted expert act; auto: when there is no checkpoint", ("auto", "true", "false")
     ),
     Argument("noise", "0.0", "Noise on the scripted expert's displacements, in units of actions, 0 to 1"),
-    Argument("record", "bags", "Folder for the recorder's bags; empty starts no recorder"),
+    Argument("record", "bags", "Folder for the recorder's bags; none starts no recorder"),
     Argument("image_format", "raw", "How the recorder stores images", ("raw", "jpeg", "png")),
     *shared.ARGUMENTS,
 )
@@ -73,8 +73,7 @@ def build(values: Mapping[str, str]) -> Graph:
         threads = max(1, (os.cpu_count() or 1) - 1)
         acts = {"checkpoint": checkpoint, "device": values["device"]}
         nodes.append(node("irevla_policy", "policy_node", threads, **acts))
-    if values["record"]:
-        folder = os.path.abspath(values["record"])
+    if folder := shared.recorder_folder(values):
         nodes.append(node("irevla_recorder", "recorder_node", folder=folder, image_format=values["image_format"]))
     return Graph("sim", tuple(nodes), shared.environment("sim", values))
 

@@ -49,6 +49,8 @@ def test_the_expert_can_act_in_spite_of_a_checkpoint(checkpoint: Path) -> None:
 
 def test_nobody_acts_when_neither_is_wanted() -> None:
     assert list(nodes(expert="false", record="")) == ["irevla_sim", "irevla_guard"]
+    # What `ros2 launch` can say: it takes no empty values.
+    assert list(nodes(expert="false", record="none")) == ["irevla_sim", "irevla_guard"]
 
 
 def test_every_node_gets_robot_and_mode() -> None:
