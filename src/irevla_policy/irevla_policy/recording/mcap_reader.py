@@ -59,6 +59,7 @@ class McapScan:
         schemas: Message types seen so far, by id.
         channels: Topics seen so far, by id.
         damage: What ended the reading early; empty when the file is whole.
+        remainder: Bytes of the record within which a file ends that was cut off.
     """
 
     def __init__(self, path: Path, *, strict: bool = True) -> None:
@@ -67,6 +68,7 @@ class McapScan:
         self.schemas: dict[int, Schema] = {}
         self.channels: dict[int, Channel] = {}
         self.damage = ""
+        self.remainder = 0
         self.finished = False
 
     def messages(self, wanted: Callable[[Channel], bool] | None = None) -> Iterator[Record]:
@@ -92,6 +94,7 @@ class McapScan:
                 head = file.read(RECORD.size)
                 opcode, length = RECORD.unpack(head) if len(head) == RECORD.size else (0, 0)
                 if not head or len(head) < RECORD.size or offset + RECORD.size + length > size:
+                    self.remainder = size - offset
                     yield from self._rest(file.read(), opcode, chosen, wanted)
                     self._report(f"ends within a record at byte {offset} of {size}, without its closing record")
                     return

@@ -321,7 +321,9 @@ class Recorder:
             except (UserError, OSError) as error:
                 self._log.error("unfinished bag %s stays as it is: %s", left, error)
                 continue
-            if result.bag is None:
+            if result.bag is None and not result.problem:
+                self._log.warning("an episode was cut off before its first message: %s", left.name)
+            elif result.bag is None:
                 self._log.error("unfinished bag %s cannot be read: %s", left, result.problem)
             else:
                 self._log.warning(

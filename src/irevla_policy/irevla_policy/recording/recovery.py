@@ -29,7 +29,7 @@ class Recovery:
     """What became of an unfinished bag.
 
     Attributes:
-        bag: The recovered bag; None when nothing could be read.
+        bag: The recovered bag; None when nothing could be read, or no message was in it.
         messages: Messages saved.
         problem: What was wrong with what was left; empty when it was whole.
     """
@@ -51,8 +51,8 @@ def unfinished(folder: str | Path) -> list[Path]:
 def recover(left: str | Path) -> Recovery:
     """Make a bag of what a killed recorder left, marked as aborted, in the place of the finished one.
 
-    Every whole message is saved. What was left is removed once the new bag is safe on the disk; a bag of which nothing
-    can be read stays where it is.
+    Every whole message is saved. What was left is removed once the new bag is safe on the disk, and at once when it
+    ends before its first message; a bag of which nothing can be read stays where it is.
 
     Args:
         left: An unfinished bag: a folder with one `.mcap` file, usually below `unfinished/`.
@@ -73,6 +73,9 @@ def recover(left: str | Path) -> Recovery:
         messages = sum(1 for _ in scan.messages())
     except McapError as error:
         return Recovery(None, 0, str(error))
+    if not messages and scan.channels and not scan.remainder:
+        shutil.rmtree(left)
+        return Recovery(None, 0, "")
     if not messages:
         return Recovery(None, 0, f"{files[0]}: {scan.damage or 'no message'}")
     return _rewrite(left, files[0], target)

@@ -175,6 +175,20 @@ def test_an_abandoned_bag_is_recovered(tmp_path: Path, bag_backend: str) -> None
     assert instruction["offered_qos_profiles"][0]["durability"] == "transient_local"
 
 
+def test_what_ends_before_its_first_message_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IREVLA_BAG_BACKEND", "rosbags")
+    left = open_writer(tmp_path / "episode", TOPICS).abandon()
+    file = next(left.glob("*.mcap"))
+    whole = file.read_bytes()
+    # With half a record behind it there may have been more.
+    file.write_bytes(whole + whole[len(whole) // 2 :][:20])
+    assert recover(left).problem
+    file.write_bytes(whole)
+    result = recover(left)
+    assert result.bag is None and not result.problem
+    assert not left.exists()
+
+
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.999])
 def test_every_whole_message_of_a_cut_file_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float

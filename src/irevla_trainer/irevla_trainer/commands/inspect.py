@@ -144,7 +144,9 @@ def _recover(path: Path) -> list[str]:
             result = recover(left)
         finally:
             lock.release()
-        if result.bag is None:
+        if result.bag is None and not result.problem:
+            lines.append(f"{left}: removed, it was cut off before its first message")
+        elif result.bag is None:
             lines.append(f"{left}: nothing can be recovered: {result.problem}")
         else:
             lines.append(f"{result.bag}: recovered, {result.messages} messages, marked as aborted")

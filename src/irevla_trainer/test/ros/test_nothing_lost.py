@@ -24,6 +24,7 @@ from irevla_policy.graph.supervisor import Supervisor
 from irevla_policy.model.checkpoint import checkpoint_version, save_checkpoint
 from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.policy import VLAPolicy
+from irevla_policy.recording.recovery import unfinished
 from irevla_trainer.data.description import describe
 from irevla_trainer.data.index import EpisodeIndex
 from irevla_trainer.jobs.job import all_jobs
@@ -178,6 +179,7 @@ def survive_kills(folder: Path, kills: int, seed: int) -> None:
     index.refresh()
     assert not [episode.problem for episode in index.episodes if episode.problem]
     assert len(index.episodes) >= len(site.finished) + DEMONSTRATIONS
+    assert not unfinished(folder / "bags")
 
 
 def test_kills_of_any_node_lose_nothing(tmp_path):
