@@ -35,12 +35,16 @@ def recorded(depth: int = 100) -> QoSProfile:
     return QoSProfile(reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST, depth=depth)
 
 
-def latched() -> QoSProfile:
-    """States (instruction, status, episode): reliable, and who comes late gets the newest."""
+def latched(depth: int = 1) -> QoSProfile:
+    """States (instruction, status, episode): reliable, and who comes late gets the newest.
+
+    Args:
+        depth: How many a subscriber keeps until it has time for them.
+    """
     return QoSProfile(
         reliability=ReliabilityPolicy.RELIABLE,
         history=HistoryPolicy.KEEP_LAST,
-        depth=1,
+        depth=depth,
         durability=DurabilityPolicy.TRANSIENT_LOCAL,
     )
 

@@ -7,8 +7,9 @@ from contextlib import closing
 from pathlib import Path
 
 from irevla_policy.recording import topics
-from irevla_policy.recording.episode import EpisodeInfo, read_label
-from irevla_policy.recording.storage import open_reader
+from irevla_policy.recording.episode import MESSAGE_TYPE, EpisodeError, EpisodeInfo, read_label
+from irevla_policy.recording.interfaces import InterfaceError
+from irevla_policy.recording.storage import BagError, open_reader
 
 
 def describe(bag: Path) -> EpisodeInfo:
@@ -18,9 +19,16 @@ def describe(bag: Path) -> EpisodeInfo:
         UserError: The bag or its label cannot be read.
     """
     with closing(open_reader(bag)) as opened:
-        infos = [
-            EpisodeInfo.from_message(opened.deserialize(message)) for message in opened.messages([topics.EPISODE_INFO])
-        ]
+        topic = opened.topics.get(topics.EPISODE_INFO)
+        if topic is not None and topic.type != MESSAGE_TYPE:
+            raise BagError(f"{bag}: {topic.name} carries {topic.type}, expected {MESSAGE_TYPE}")
+        try:
+            infos = [
+                EpisodeInfo.from_message(opened.deserialize(message))
+                for message in opened.messages([topics.EPISODE_INFO])
+            ]
+        except (InterfaceError, EpisodeError) as error:
+            raise BagError(f"{bag}: {topics.EPISODE_INFO} cannot be read: {error}") from error
     return labelled(bag, infos)
 
 

@@ -1,7 +1,7 @@
 """The index of episodes: what every bag in the watched folders is, and what it is good for.
 
-A bag is opened once; later only its files' times and sizes are looked at. The index can be deleted at any time: the
-bags and the labels beside them say everything that is in it.
+A bag is opened once; later only its files' times and sizes are looked at. One that cannot be read is listed with its
+problem. The index can be deleted at any time: the bags and the labels beside them say everything that is in it.
 
     D_e     finished successes of an expert or a person
     D_RL    finished successes of a policy, alone or with a person's help
@@ -82,6 +82,8 @@ class EpisodeIndex:
         self._profile = profile
         self._file = file
         self._known: dict[Path, tuple[_Files, IndexedEpisode]] = {}
+        self._complete = False
+        self._progress = (0, 0)
         self._lines = 0
         self._whole = False  # whether lines can be added to the file
         self._read()
@@ -91,6 +93,16 @@ class EpisodeIndex:
         """All episodes, in the order of their bags' paths; also for other threads than the one that refreshes."""
         known = self._known
         return [known[bag][1] for bag in sorted(known)]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the folders have been looked at; until then `episodes` is what the file says. For all threads."""
+        return self._complete
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Of the bags that the newest look has found: how many are known, and all. For all threads."""
+        return self._progress
 
     def refresh(self, progress: Callable[[int, int], None] = lambda done, total: None) -> Changes:
         """Look at the folders again.
@@ -105,13 +117,16 @@ class EpisodeIndex:
         changes = Changes(gone=[bag for bag in self._known if bag not in found])
         known = {bag: entry for bag, entry in self._known.items() if bag in found}
         opened = [bag for bag, files in found.items() if bag not in known or known[bag][0] != files]
+        self._progress = len(found) - len(opened), len(found)
         for number, bag in enumerate(sorted(opened), start=1):
             episode = self._look(bag)
             known[bag] = found[bag], episode
             changes.new.append(episode)
+            self._progress = len(found) - len(opened) + number, len(found)
             progress(number, len(opened))
         # Whole or not at all, for those who look meanwhile.
         self._known = known
+        self._complete = True
         if changes:
             self._write(changes)
         return changes
@@ -120,7 +135,10 @@ class EpisodeIndex:
         try:
             info = describe(bag)
         except (UserError, OSError) as error:
-            return IndexedEpisode(bag, None, str(error))
+            return IndexedEpisode(bag, None, _sentence(error))
+        except Exception as error:
+            # Whatever is wrong with one bag, the others are looked at.
+            return IndexedEpisode(bag, None, f"{bag}: cannot be read ({type(error).__name__}: {_sentence(error)})")
         return IndexedEpisode(bag, info, self._foreign(info))
 
     def _foreign(self, info: EpisodeInfo) -> str:
@@ -174,23 +192,37 @@ class EpisodeIndex:
 
 def _bags(folder: Path) -> Iterator[tuple[Path, _Files]]:
     """Bags in a folder and its subfolders, each with name, time (ns) and size of its files."""
-    files, folders = [], []
+    files: _Files = []
+    folders: list[str] = []
     try:
-        for entry in os.scandir(folder):
+        entries = list(os.scandir(folder))
+    except OSError:
+        # Not there yet, or removed while we looked.
+        return
+    for entry in entries:
+        try:
             if entry.is_dir():
                 folders.append(entry.name)
                 continue
             found = entry.stat()
-            files.append([entry.name, found.st_mtime_ns, found.st_size])
-    except OSError:
-        # Not there yet, or removed while we looked.
-        return
+        except OSError:
+            # A link to nothing, or removed while we looked.
+            continue
+        files.append([entry.name, found.st_mtime_ns, found.st_size])
     if any(name == METADATA_FILE for name, _, _ in files):
         yield folder, sorted(files)
         return
+    data = sorted(name for name, _, _ in files if name.endswith((".mcap", ".db3")))
+    if data:
+        # Unfinished. One that is still growing is no news at every look.
+        yield folder, [[name, 0, 0] for name in data]
     for name in sorted(folders):
         if name != UNFINISHED:
             yield from _bags(folder / name)
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _line(bag: Path, files: _Files | None, episode: IndexedEpisode) -> str:

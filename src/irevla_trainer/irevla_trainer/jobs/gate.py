@@ -3,10 +3,11 @@
 Both run the same fresh episodes. The candidate is promoted when, with the wanted confidence,
 
     it is better on the tasks that it was trained on, and
-    not worse by more than a margin on the others.
+    not worse by more than a margin on the others, all together,
 
-When that is open, more episodes are run, up to a number; what is open then is not promoted. Every look at the figures
-is a chance to be wrong, so that each takes its share of the risk.
+and it is not shown that on one of the others by itself it is worse by more than the margin. When that is open, more
+episodes are run, up to a number; what is open then is not promoted. Every look at the figures is a chance to be wrong,
+so that each takes its share of the risk.
 """
 
 from __future__ import annotations
@@ -172,18 +173,28 @@ def decide(
     there = _compare(outcomes, tuple(trained), confidence)
     elsewhere = tuple(task for task in outcomes if task not in trained)
     others = _compare(outcomes, elsewhere, confidence) if elsewhere else None
+    fallen = [task for task in elsewhere if _has_fallen(*outcomes[task], confidence, settings.margin)]
     better = there.least > 0.0
-    kept = others is None or others.least > -settings.margin
-    if not (better and kept) and look < settings.looks and not _hopeless(there, others, settings):
+    kept = not fallen and (others is None or others.least > -settings.margin)
+    hopeless = bool(fallen) or _hopeless(there, others, settings)
+    if not (better and kept) and look < settings.looks and not hopeless:
         return None
     figures = f"trained tasks {there}" + (f", others {others}" if others else "")
     if better and kept:
         reason = f"better: {figures}"
     elif not better:
         reason = f"not shown to be better on the trained tasks: {figures}"
+    elif fallen:
+        worst = ", ".join(f"{task} {_compare(outcomes, (task,), confidence)}" for task in fallen)
+        reason = f"worse by more than {settings.margin:g} on {worst}: {figures}"
     else:
         reason = f"not shown to be at most {settings.margin:g} worse on the other tasks: {figures}"
     return Verdict(better and kept, reason, there, others, look, outcomes)
+
+
+def _has_fallen(before: list[bool], after: list[bool], confidence: float, margin: float) -> bool:
+    """Whether a task is shown to be worse by more than a margin: whatever the others are like."""
+    return least_difference(after, before, confidence) > margin
 
 
 def _hopeless(there: Comparison, others: Comparison | None, settings: GateSettings) -> bool:

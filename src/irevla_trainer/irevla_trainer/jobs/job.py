@@ -7,7 +7,7 @@ JOBS/job-000012/progress.json  how far it is
 JOBS/job-000012/outcome.json   what came out, written last by the training process
 JOBS/job-000012/state.json     what became of it
 JOBS/job-000012/log.txt        what the training process said
-JOBS/job-000012/handed_over.json  what became of its promoted policy
+JOBS/job-000012/hand_over.json  which policy the robot is to be given because of it, and what became of that
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from irevla_policy.durable import write_text
 from irevla_policy.settings import from_dict, to_dict
 from irevla_trainer.jobs.request import JobRequest, TrainerFile
 
-STATES = ("queued", "running", "on_trial", "succeeded", "failed", "cancelled", "interrupted")
+STATES = ("queued", "running", "cancelling", "on_trial", "succeeded", "failed", "cancelled", "interrupted")
 _NAME = re.compile(r"job-(\d{6,})")
 
 
@@ -38,6 +38,7 @@ class Order:
         robot: Robot profile, name or file.
         folders: Folders of bags to learn from.
         base: Checkpoint to start from.
+        serving: Checkpoint that the candidate has to be better than.
     """
 
     number: int
@@ -46,6 +47,24 @@ class Order:
     robot: str
     folders: tuple[str, ...]
     base: str
+    serving: str
+
+
+@dataclass(frozen=True)
+class HandOver:
+    """A policy that the robot is to be given.
+
+    Attributes:
+        checkpoint: Its folder.
+        version: Its version.
+        instead_of: Version that it replaces; when another one serves nothing is done.
+        result: What became of it; empty while it is to be done.
+    """
+
+    checkpoint: str
+    version: str
+    instead_of: str
+    result: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,7 +86,7 @@ class State:
     @property
     def over(self) -> bool:
         """Whether nothing more comes of it by itself."""
-        return self.state not in ("queued", "running", "on_trial")
+        return self.state not in ("queued", "running", "cancelling", "on_trial")
 
 
 @dataclass(frozen=True)
@@ -127,7 +146,17 @@ class JobFolder:
             robot=values["robot"],
             folders=tuple(values["folders"]),
             base=values["base"],
+            serving=values["serving"],
         )
+
+    def set_order(self, order: Order) -> None:
+        """Note what it is asked for.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        values = asdict(order) | {"settings": to_dict(order.settings)}
+        write_text(self.folder / "order.json", json.dumps(values, indent=2) + "\n")
 
     @property
     def state(self) -> State:
@@ -154,17 +183,18 @@ class JobFolder:
         return found
 
     @property
-    def settled(self) -> bool:
-        """Whether its promoted policy has been handed over, or is known not to be."""
-        return (self.folder / "handed_over.json").is_file()
+    def hand_over(self) -> HandOver | None:
+        """Which policy the robot is to be given because of it; None for no other one."""
+        path = self.folder / "hand_over.json"
+        return HandOver(**json.loads(path.read_text())) if path.is_file() else None
 
-    def settle(self, message: str) -> None:
-        """Note what became of its promoted policy.
+    def set_hand_over(self, wanted: HandOver) -> None:
+        """Note which policy the robot is to be given, or what became of that.
 
         Raises:
             OSError: The disk is full.
         """
-        write_text(self.folder / "handed_over.json", json.dumps({"message": message, "changed": time.time()}) + "\n")
+        write_text(self.folder / "hand_over.json", json.dumps(asdict(wanted), indent=2) + "\n")
 
     def set_outcome(self, outcome: dict[str, Any]) -> None:
         """Note what came out: the last thing that the training process does.
@@ -183,8 +213,7 @@ def create(jobs: Path, order: Order) -> JobFolder:
     """
     job = JobFolder(jobs / f"job-{order.number:06d}")
     job.folder.mkdir(parents=True)
-    values = asdict(order) | {"settings": to_dict(order.settings)}
-    write_text(job.folder / "order.json", json.dumps(values, indent=2) + "\n")
+    job.set_order(order)
     # Without it the folder is none of a job: a crash in between leaves nothing to do.
     job.set_state("queued")
     return job

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from irevla_policy.durable import write_text
-from irevla_policy.recording.episode import EpisodeInfo
+from irevla_policy.errors import UserError
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.settings import SettingsError, from_dict, to_dict
+from irevla_policy.sim.tasks import TaskFile, load_tasks
 from irevla_trainer.data.index import EpisodeIndex, IndexedEpisode
 from irevla_trainer.evaluate import EvaluationTask
 from irevla_trainer.jobs.job import JobFolder, Order
@@ -26,15 +27,19 @@ class Plan:
         settings: Of the run.
         trained: Tasks on which the candidate must be better.
         others: Tasks on which it must not be worse.
+        serving: Checkpoint that the candidate must be better than.
         gate_seed: Offset of the gate's seeds.
         held_out: Bags with demonstrations that a candidate for trials is checked on.
+        left_out: Tasks of episodes that no world knows, so that nothing of them can be evaluated.
     """
 
     settings: TrainFile
     trained: tuple[str, ...]
     others: tuple[str, ...]
+    serving: str
     gate_seed: int
     held_out: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def plan(job: JobFolder) -> Plan:
@@ -49,9 +54,9 @@ def plan(job: JobFolder) -> Plan:
         made = _plan(job, job.order)
         write_text(job.plan_path, json.dumps(vars(made) | {"settings": to_dict(made.settings)}, indent=2) + "\n")
     values = json.loads(job.plan_path.read_text())
-    lists = {name: tuple(values[name]) for name in ("trained", "others", "held_out")}
+    lists = {name: tuple(values[name]) for name in ("trained", "others", "held_out", "left_out")}
     settings = from_dict(TrainFile, values["settings"], f"{job.name}: plan.json")
-    return Plan(settings=settings, gate_seed=values["gate_seed"], **lists)
+    return Plan(settings=settings, serving=values["serving"], gate_seed=values["gate_seed"], **lists)
 
 
 def _plan(job: JobFolder, order: Order) -> Plan:
@@ -62,7 +67,8 @@ def _plan(job: JobFolder, order: Order) -> Plan:
         shutil.copyfile(job.index_path, index)
     episodes = EpisodeIndex([Path(folder) for folder in order.folders], profile, index)
     episodes.refresh()
-    demonstrations, successes = usable(episodes.episodes, order)
+    found = usable(episodes.episodes, order)
+    demonstrations, successes = found.demonstrations, found.successes
     index.unlink(missing_ok=True)
     request, gate = order.request, order.settings.gate
     held_out: list[IndexedEpisode] = []
@@ -73,42 +79,79 @@ def _plan(job: JobFolder, order: Order) -> Plan:
     demonstrated = _tasks(demonstrations)
     collected = tuple(task for task in _tasks(successes) if task not in demonstrated)
     bags = [episode.bag for episode in (*demonstrations, *successes)]
-    base = store(Path(order.base), job.policies, {})
+    base, serving = (store(Path(checkpoint), job.policies, {}) for checkpoint in (order.base, order.serving))
     settings = order.settings.run_settings(request, demonstrated, collected, bags, order.robot, base)
     trained = (*demonstrated, *collected) if request.stage == "sft" else request.tasks
-    others = tuple(task for task in demonstrated if task not in trained)
+    others = tuple(task for task in found.tasks if task not in trained)
     # Every job has seeds of its own, as long as there are any.
     most = gate.episodes * gate.looks
     seed = (order.number - 1) % (1_000_000 // most) * most
-    return Plan(settings, trained, others, seed, tuple(str(episode.bag) for episode in held_out))
+    bags_held_out = tuple(str(episode.bag) for episode in held_out)
+    return Plan(settings, trained, others, str(serving), seed, bags_held_out, found.left_out)
 
 
-def usable(episodes: list[IndexedEpisode], order: Order) -> tuple[list[IndexedEpisode], list[IndexedEpisode]]:
-    """Of some episodes D_e and D_RL, as far as a job learns from them.
+@dataclass(frozen=True)
+class Usable:
+    """What a job can learn from.
+
+    Attributes:
+        demonstrations: D_e.
+        successes: The recorded part of D_RL.
+        tasks: All tasks with successes, also those that the job does not learn from.
+        left_out: Tasks that no world knows.
+    """
+
+    demonstrations: list[IndexedEpisode]
+    successes: list[IndexedEpisode]
+    tasks: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def usable(episodes: list[IndexedEpisode], order: Order) -> Usable:
+    """Of some episodes those that a job learns from.
 
     Raises:
-        SettingsError: Neither for supervised learning, or no demonstration for a cycle.
+        SettingsError: None for supervised learning, or no demonstration for a cycle.
     """
-    wanted = order.request.tasks if order.request.stage == "sft" else ()
-    known = [e for e in episodes if e.info is not None and (not wanted or _task(e.info) in wanted)]
-    demonstrations = [episode for episode in known if episode.dataset == "D_e"]
-    successes = [episode for episode in known if episode.dataset == "D_RL"]
+    request = order.request
+    successful = [episode for episode in episodes if episode.dataset]
+    left_out: tuple[str, ...] = ()
+    if order.settings.worlds_in != "none":
+        # A person's recording of whatever the robot did: without a simulation of it nobody could say how it goes.
+        tasks = load_tasks(order.settings.task_file)
+        left_out = tuple(task for task in _tasks(successful) if not _is_known(task, tasks))
+        successful = [episode for episode in successful if _task(episode) not in left_out]
+    wanted = request.tasks if request.stage == "sft" else ()
+    learnt = [episode for episode in successful if not wanted or _task(episode) in wanted]
+    demonstrations = [episode for episode in learnt if episode.dataset == "D_e"]
+    successes = [episode for episode in learnt if episode.dataset == "D_RL"]
     where = ", ".join(order.folders)
-    if wanted and not (demonstrations or successes):
-        raise SettingsError(f"no episode of {', '.join(wanted)} that is labelled as a success in {where}")
-    if order.request.stage == "sft" and not (demonstrations or successes):
-        raise SettingsError(f"no episode that is labelled as a success in {where}")
-    if order.request.stage == "cycle" and not demonstrations:
+    unknown = f"; {order.settings.task_file} does not know {', '.join(map(repr, left_out))}" if left_out else ""
+    if wanted and not learnt:
+        raise SettingsError(f"no episode of {', '.join(wanted)} that is labelled as a success in {where}{unknown}")
+    if request.stage == "sft" and not learnt:
+        raise SettingsError(f"no episode that is labelled as a success in {where}{unknown}")
+    if request.stage == "cycle" and not demonstrations:
         raise SettingsError(
-            f"a cycle needs demonstrations: no successful episode of an expert or a person in {where}; "
+            f"a cycle needs demonstrations: no successful episode of an expert or a person in {where}{unknown}; "
             "record or label some, or ask for stage rl"
         )
-    return demonstrations, successes
+    return Usable(demonstrations, successes, _tasks(successful), left_out)
+
+
+def _is_known(task: str, tasks: TaskFile) -> bool:
+    try:
+        parsed = EvaluationTask.parse(task)
+        tasks.variation(parsed.task, parsed.variation)
+    except UserError:
+        return False
+    return True
 
 
 def _tasks(episodes: list[IndexedEpisode]) -> tuple[str, ...]:
-    return tuple(sorted({_task(episode.info) for episode in episodes if episode.info is not None}))
+    return tuple(sorted({_task(episode) for episode in episodes}))
 
 
-def _task(info: EpisodeInfo) -> str:
-    return str(EvaluationTask(info.task, info.variation))
+def _task(episode: IndexedEpisode) -> str:
+    assert episode.info is not None
+    return str(EvaluationTask(episode.info.task, episode.info.variation))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from irevla_policy.durable import put_in_place
+from irevla_policy.durable import put_in_place, write_text
 from irevla_policy.model.checkpoint import checkpoint_version, read_provenance
 
 
@@ -43,6 +43,16 @@ def store(checkpoint: Path, folder: Path, found: Mapping[str, Any]) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return target
+
+
+def annotate(checkpoint: Path, found: Mapping[str, Any]) -> None:
+    """Add to what the provenance of a stored checkpoint says; its version stays.
+
+    Raises:
+        OSError: The disk is full; nothing is changed.
+    """
+    provenance = {**read_provenance(checkpoint), **found}
+    write_text(checkpoint / "provenance.json", json.dumps(provenance, indent=2, sort_keys=True) + "\n")
 
 
 def remember_serving(folder: Path, checkpoint: Path) -> None:

@@ -29,10 +29,10 @@ class Progress:
     Attributes:
         stage: 'reading', 'rl', 'sft', 'evaluation' or 'gate'.
         task: The task at hand; empty for all.
-        done: Bags, updates, decisions or episodes of the phase so far.
+        done: Bags, updates, decisions, rollouts or episodes of the phase so far.
         total: How many there will be, at most.
         share: Of the whole job, in [0, 1].
-        success: Of the newest rollout; NaN before the first.
+        success: Of the newest rollout or evaluation; NaN before the first.
         loss: Newest one; NaN before the first.
         seconds_left: Negative when unknown.
         message: What the job does, in a few words.

@@ -2,17 +2,19 @@
 
 A candidate that passes the check waits. A person lets it drive with /irevla/load_policy, runs episodes and labels them;
 each says in its bag which policy acted. After so many the candidate stays when it did at least as well as the policy
-before it did in its own last ones, and /irevla/rollback_policy is called otherwise.
+before it did in its own last ones of the same tasks; otherwise the policy before drives again.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from irevla_policy.model.policy import VLAPolicy
 from irevla_trainer.data.index import IndexedEpisode
+from irevla_trainer.evaluate import EvaluationTask
 from irevla_trainer.jobs.gate import GateSettings
 from irevla_trainer.learn.decisions import Decisions, EpisodeArrays
 from irevla_trainer.learn.sft import evaluate_loss
@@ -74,7 +76,7 @@ class TrialsVerdict:
     Attributes:
         promoted: Whether the candidate stays.
         reason: In one sentence with the figures.
-        before: Success of the policy before in its last labelled episodes; None without any.
+        before: Success of the policy before in its last labelled episodes of the same tasks; None without any.
         after: Success of the candidate.
     """
 
@@ -107,8 +109,9 @@ def judge_trials(
     after = _labelled(episodes, candidate)[: settings.trials]
     if len(after) < settings.trials:
         return None
-    before = _labelled(episodes, base)[-settings.trials :]
-    theirs, ours = Rate(sum(before), len(before)) if before else None, Rate(sum(after), len(after))
+    before = _last_of_each(_labelled(episodes, base), Counter(task for task, _ in after))
+    ours = Rate(sum(success for _, success in after), len(after))
+    theirs = Rate(sum(success for _, success in before), len(before)) if before else None
     kept = theirs is None or ours.value >= theirs.value
     against = f"{theirs.successes} of {theirs.episodes} of the policy before" if theirs else "nothing to compare with"
     word = "stays" if kept else "is rolled back"
@@ -121,13 +124,25 @@ def trials_so_far(episodes: Sequence[IndexedEpisode], candidate: str) -> int:
     return len(_labelled(episodes, candidate))
 
 
-def _labelled(episodes: Sequence[IndexedEpisode], version: str) -> list[bool]:
-    """Success of a policy's labelled episodes, in the order in which they ended; those with help do not count."""
+def _last_of_each(labelled: list[tuple[str, bool]], wanted: Counter[str]) -> list[tuple[str, bool]]:
+    """The last episodes, of each task at most as many as are wanted."""
+    chosen = []
+    for task, success in reversed(labelled):
+        if wanted[task] > 0:
+            wanted[task] -= 1
+            chosen.append((task, success))
+    return chosen
+
+
+def _labelled(episodes: Sequence[IndexedEpisode], version: str) -> list[tuple[str, bool]]:
+    """Task and success of a policy's labelled episodes, in the order of their ends; those with help do not count."""
     found = [
         episode.info
         for episode in episodes
         if episode.info is not None
+        and not episode.problem
         and (episode.info.policy_version, episode.info.source, episode.info.state) == (version, "policy", "finished")
         and episode.info.success != "unknown"
     ]
-    return [info.success == "yes" for info in sorted(found, key=lambda info: info.stamp)]
+    found.sort(key=lambda info: info.stamp)
+    return [(str(EvaluationTask(info.task, info.variation)), info.success == "yes") for info in found]

@@ -19,13 +19,16 @@ from irevla_trainer.loop.check import check
 from irevla_trainer.loop.display import Display, Doing
 from irevla_trainer.loop.run import RunFolder
 
+_PATIENCE = 15.0
+"""s to wait for a training process that a killed trainer has left: it stops within them."""
+
 
 def work(job: JobFolder) -> dict[str, Any]:
     """Do a job, or what is left of it.
 
     Returns:
-        promoted, base (version), version and checkpoint of the candidate (empty without one), message, and the gate's
-        verdict.
+        promoted, base and serving (versions: what it started from, what it had to be better than), version and
+        checkpoint of the candidate (empty without one), message, and the gate's verdict.
 
     Raises:
         UserError: Something that the job needs does not fit.
@@ -39,10 +42,12 @@ def work(job: JobFolder) -> dict[str, Any]:
     shown = ProgressFile(job.progress_path, phases(settings))
     with ExitStack() as stack:
         resumed = (job.run_path / "config.yaml").is_file()
-        run = stack.enter_context(RunFolder(job.run_path, settings, resume=resumed))
+        run = stack.enter_context(RunFolder(job.run_path, settings, resumed, _PATIENCE))
         if run.result is not None:
             return dict(run.result["outcome"])
         display = stack.enter_context(Display(run.folder, shown.watch))
+        if planned.left_out:
+            display.say(f"left out, because {settings.task_file} does not know them: {', '.join(planned.left_out)}")
         loop = stack.enter_context(Loop(run, settings, display))
         loop.learn()
         step = loop.selected()
@@ -55,21 +60,20 @@ def work(job: JobFolder) -> dict[str, Any]:
 def _outcome(
     job: JobFolder, planned: Plan, run: RunFolder, loop: Loop, candidate: Path, shown: ProgressFile
 ) -> dict[str, Any]:
-    base = Path(planned.settings.init)
-    before, version = checkpoint_version(base), checkpoint_version(candidate)
-    if version == before:
+    serving, version = Path(planned.serving), checkpoint_version(candidate)
+    versions = {"base": checkpoint_version(planned.settings.init), "serving": checkpoint_version(serving)}
+    if version in versions.values():
         message = "no stage did better on validation seeds than the policy that it started from"
-        return {"promoted": False, "base": before, "version": "", "checkpoint": "", "message": message, "gate": None}
-
+        return {"promoted": False, **versions, "version": "", "checkpoint": "", "message": message, "gate": None}
     if job.order.settings.gate.mode == "trials":
-        return _for_trials(job, planned, run, loop, candidate)
+        return versions | _for_trials(job, planned, run, loop, candidate, versions)
 
     def progress(done: int, total: int) -> None:
         shown.watch(Doing("gate", "comparing the candidate with the policy before", "", done, total))
 
     def gate(folder: Path) -> dict[str, Any]:
         return judge(
-            load_checkpoint(base).to(loop.device),
+            load_checkpoint(serving).to(loop.device),
             load_checkpoint(candidate).to(loop.device),
             loop.worlds,
             planned.trained,
@@ -80,10 +84,10 @@ def _outcome(
         ).to_json()
 
     verdict = run.step("90-gate", gate)
-    found = {"job": job.name, "base": before, "gate": verdict}
+    found = {"job": job.name, **versions, "gate": verdict}
     return {
         "promoted": verdict["promoted"],
-        "base": before,
+        **versions,
         "version": version,
         "checkpoint": str(store(candidate, job.policies, found)),
         "message": verdict["reason"],
@@ -91,28 +95,28 @@ def _outcome(
     }
 
 
-def _for_trials(job: JobFolder, planned: Plan, run: RunFolder, loop: Loop, candidate: Path) -> dict[str, Any]:
+def _for_trials(
+    job: JobFolder, planned: Plan, run: RunFolder, loop: Loop, candidate: Path, versions: dict[str, str]
+) -> dict[str, Any]:
     """Check a candidate on held-out demonstrations, before a person lets it drive the robot."""
-    base, settings = Path(planned.settings.init), job.order.settings.gate
+    serving, settings = Path(planned.serving), job.order.settings.gate
 
     def check_it(folder: Path) -> dict[str, Any]:
         bags = [Path(bag) for bag in planned.held_out]
         dataset = load_dataset(bags, loop.profile) if bags else None
         try:
-            before, after = (load_checkpoint(path).to(loop.device) for path in (base, candidate))
+            before, after = (load_checkpoint(path).to(loop.device) for path in (serving, candidate))
             return check_offline(before, after, dataset.episodes if dataset else (), settings).to_json()
         finally:
             if dataset is not None:
                 dataset.close()
 
     found = run.step("90-check", check_it)
-    version = checkpoint_version(base)
     return {
         "promoted": False,
         "awaits_trials": found["passed"],
-        "base": version,
         "version": checkpoint_version(candidate),
-        "checkpoint": str(store(candidate, job.policies, {"job": job.name, "base": version, "check": found})),
+        "checkpoint": str(store(candidate, job.policies, {"job": job.name, **versions, "check": found})),
         "message": found["reason"],
         "gate": None,
     }

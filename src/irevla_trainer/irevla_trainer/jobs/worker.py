@@ -21,6 +21,9 @@ from irevla_trainer.jobs.job import JobFolder
 STOPPED = 130
 """Exit code of a process that was told to stop."""
 
+NO_ROOM = 28
+"""Exit code of a process that could not even note what came out."""
+
 _PATIENCE = 10.0
 """s that the process has to stop by itself when it is alone."""
 
@@ -38,7 +41,11 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("stopped; the job can be resumed", file=sys.stderr)
         return STOPPED
-    job.set_outcome(outcome)
+    try:
+        job.set_outcome(outcome)
+    except OSError as error:
+        print(f"{error.filename or job.folder}: {error.strerror or error}", file=sys.stderr)
+        return NO_ROOM
     return 0 if "failed" not in outcome else 1
 
 

@@ -63,8 +63,6 @@ def train(run: RunFolder, settings: TrainFile, display: Display) -> dict[str, An
         RunError: A loss is not finite, or the disk is full.
         KeyboardInterrupt: Stopped by SIGINT; the run can be resumed.
     """
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     with Loop(run, settings, display) as loop:
         loop.learn()
         return loop.test(loop.selected())
@@ -101,6 +99,8 @@ class Loop:
         self.recorded: list[EpisodeArrays] = []
 
     def __enter__(self) -> Loop:
+        if self.settings.threads:
+            torch.set_num_threads(self.settings.threads)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -106,7 +106,10 @@ class Display:
                 decisions = int(figures["decisions"])
                 success, total = figures["rollout_success"], settings.decisions
                 bar.show(decisions, total, f"success {success:.2f}")
-                self._watch(Doing("rl", title, task, min(decisions, total), total, success=success))
+                done = min(decisions, total)
+                if settings.iterations:
+                    done, total = int(figures["iteration"]), settings.iterations
+                self._watch(Doing("rl", title, task, done, total, success=success))
                 for name, value in figures.items():
                     self._scalar(f"{title}/{name}", value, decisions)
 
@@ -136,6 +139,8 @@ class Display:
             for name, values in categories.items()
         )
         self.say(f"{step}: {shown}")
+        successes, episodes = (sum(values[key] for values in categories.values()) for key in ("successes", "episodes"))
+        self._watch(Doing("evaluation", f"validation after {step}", "", episodes, episodes, successes / episodes))
         if decisions is not None:
             for name, values in categories.items():
                 self._scalar(f"validation/{name}", values["success"], decisions)

@@ -3,14 +3,12 @@
 RUN/config.yaml          the settings that it was started with
 RUN/steps/00-stage0/     one folder a step: its own state while it runs, step.json once it is done
 RUN/result.json          written last: a run without it is not finished
-RUN/.lock                held by the process that works on it
+RUN/.irevla.lock         held by the process that works on it
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -21,11 +19,12 @@ import yaml
 
 from irevla_policy.durable import put_in_place, write_text
 from irevla_policy.errors import UserError
+from irevla_policy.lock import LOCK_FILE, FolderLock, LockError
 from irevla_policy.settings import to_dict
 from irevla_trainer.learn.training_state import STATE_FILE
 from irevla_trainer.loop.settings import TrainFile
 
-_LOCK, _CONFIG = ".lock", "config.yaml"
+_CONFIG = "config.yaml"
 _WHILE_RUNNING = (STATE_FILE, f".{STATE_FILE}.partial")
 """What a step keeps in its folder only until it is done."""
 
@@ -41,6 +40,7 @@ class RunFolder:
         folder: The folder; made when missing.
         settings: Of the run.
         resume: Whether a run in the folder is to be continued.
+        patience: How long to wait for another process that works on it, s.
 
     Raises:
         RunFolderError: The folder holds a run and `resume` is not set, a run with other settings, one that another
@@ -48,7 +48,7 @@ class RunFolder:
         OSError: The disk is full.
     """
 
-    def __init__(self, folder: Path, settings: TrainFile, resume: bool = False) -> None:
+    def __init__(self, folder: Path, settings: TrainFile, resume: bool = False, patience: float = 0.0) -> None:
         self.folder = folder
         self._written = yaml.safe_dump(to_dict(settings), sort_keys=False)
         _check_place(folder, resume)
@@ -56,7 +56,10 @@ class RunFolder:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise RunFolderError(f"--out: the folder {folder} cannot be made ({error.strerror})") from error
-        self._lock = _take_lock(folder)
+        try:
+            self._lock = FolderLock(folder, patience)
+        except LockError as error:
+            raise RunFolderError(f"--out: {error}") from error
         try:
             self._new = not (folder / _CONFIG).is_file()
             if self._new:
@@ -92,9 +95,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Let other processes have it; does nothing the second time."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._lock.release()
 
     def discard(self) -> None:
         """Remove the folder, if this process has begun the run and none of its steps is done."""
@@ -166,21 +167,5 @@ def _check_place(folder: Path, resume: bool) -> None:
     if resume and not names:
         raise RunFolderError(f"--resume: no run in {folder}; leave --resume out to start one")
     # A process that was killed in its first moments leaves these two.
-    if _CONFIG not in names and names - {_LOCK, f".{_CONFIG}.partial"}:
+    if _CONFIG not in names and names - {LOCK_FILE, f".{_CONFIG}.partial"}:
         raise RunFolderError(f"--out: {folder} is a folder with something else than a run in it")
-
-
-def _take_lock(folder: Path) -> int:
-    """File descriptor of the lock, which ends with the process at the latest."""
-    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(lock, 32, 0).decode(errors="replace").strip()
-        os.close(lock)
-        raise RunFolderError(
-            f"--out: another process ({holder or 'unknown'}) works on the run in {folder}; wait for it or stop it"
-        ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-    return lock

@@ -21,7 +21,7 @@ from rclpy.task import Future
 
 from irevla_msgs.action import RunCycle
 from irevla_msgs.msg import EpisodeInfo, TrainingStatus
-from irevla_msgs.srv import CancelTraining, LoadPolicy, Retrain, RollbackPolicy
+from irevla_msgs.srv import CancelTraining, Retrain
 from irevla_policy.errors import UserError
 from irevla_policy.lock import FolderLock
 from irevla_policy.paths import config_folder
@@ -33,9 +33,13 @@ from irevla_policy.ros.messages import time_message
 from irevla_policy.ros.parameters import NodeSettings, declare
 from irevla_policy.settings import load, setting
 from irevla_trainer.data.index import EpisodeIndex
+from irevla_trainer.jobs.job import JobFolder
 from irevla_trainer.jobs.manager import Answer, JobManager
 from irevla_trainer.jobs.policies import remember_serving
+from irevla_trainer.jobs.progress import read_progress
 from irevla_trainer.jobs.request import JobRequest, TrainerFile
+from irevla_trainer.ros.handing_over import HandingOver
+from irevla_trainer.ros.training_status import training_status
 
 _POLL = 0.1
 """s between two looks at the training process."""
@@ -43,20 +47,14 @@ _POLL = 0.1
 _STATUS_PERIOD = 0.5
 """s between two messages about progress; changes of state are told at once."""
 
+_SILENT = 5.0
+"""s after which a policy node that says nothing is gone."""
+
 _STAGES = {
     Retrain.Request.STAGE_DEFAULT: "",
     Retrain.Request.STAGE_SFT: "sft",
     Retrain.Request.STAGE_RL: "rl",
     Retrain.Request.STAGE_CYCLE: "cycle",
-}
-_STATES = {
-    "queued": TrainingStatus.STATE_QUEUED,
-    "running": TrainingStatus.STATE_RUNNING,
-    "on_trial": TrainingStatus.STATE_EVALUATING,
-    "succeeded": TrainingStatus.STATE_SUCCEEDED,
-    "failed": TrainingStatus.STATE_FAILED,
-    "cancelled": TrainingStatus.STATE_CANCELLED,
-    "interrupted": TrainingStatus.STATE_INTERRUPTED,
 }
 
 
@@ -95,20 +93,17 @@ class TrainerNode(Node):
             settings.resume,
         )
         self._policies = folder / "policies"
-        self._default, self._serving, self._serving_version = settings.checkpoint, "", ""
+        self._manager.serving = settings.checkpoint
+        self._serving_version, self._heard, self._remembered = "", -math.inf, ""
         self._ends: dict[str, list[Future]] = {}
         self._goals: dict[str, ServerGoalHandle] = {}
         self._said: tuple[Any, ...] = ()
         self._said_at = -math.inf
-        # A job whose promoted policy is still to be handed over, also from before a crash.
-        self._promoted = self._manager.unsettled()
-        self._loading: Future | None = None
         self._status = self.create_publisher(TrainingStatus, "/irevla/training_status", qos.latched())
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.event())
         self.create_service(Retrain, "/irevla/retrain", self._on_retrain)
         self.create_service(CancelTraining, "/irevla/cancel_training", self._on_cancel)
-        self._load_policy = self.create_client(LoadPolicy, "/irevla/load_policy")
-        self._roll_back = self.create_client(RollbackPolicy, "/irevla/rollback_policy")
+        self._handing_over = HandingOver(self)
         self._action = ActionServer(
             self,
             RunCycle,
@@ -160,20 +155,27 @@ class TrainerNode(Node):
                         base=request.base_checkpoint,
                     ),
                     request.queue,
-                    self._serving or self._default,
                 )
         except OSError as error:
-            answer = Answer(False, "", f"{error.filename or 'the trainer'}: {error.strerror or error}")
+            answer = _full(error)
         self._log(f"{answer.job or 'request refused'}: {answer.reason}", good=answer.accepted)
         self._publish()
         return answer
 
     def _on_cancel(self, request: CancelTraining.Request, response: CancelTraining.Response) -> CancelTraining.Response:
-        answer = self._manager.cancel(request.job_id)
+        answer = self._cancel(request.job_id)
         response.accepted, response.job_id, response.message = answer.accepted, answer.job, answer.reason
-        self.get_logger().info(f"cancel {answer.job}: {answer.reason}")
-        self._publish()
         return response
+
+    def _cancel(self, name: str) -> Answer:
+        try:
+            answer = self._manager.cancel(name)
+        except OSError as error:
+            answer = _full(error)
+        self.get_logger().info(f"cancel {answer.job or name}: {answer.reason}")
+        if answer.accepted:
+            self._publish(self._manager.find(answer.job))
+        return answer
 
     # -- the action ---------------------------------------------------------------------------------------------------
 
@@ -204,17 +206,26 @@ class TrainerNode(Node):
         name = next((name for name, known in self._goals.items() if known.goal_id == goal.goal_id), "")
         if not name:
             return CancelResponse.REJECT
-        return CancelResponse.ACCEPT if self._manager.cancel(name).accepted else CancelResponse.REJECT
+        return CancelResponse.ACCEPT if self._cancel(name).accepted else CancelResponse.REJECT
 
     # -- the jobs -----------------------------------------------------------------------------------------------------
 
     def _poll(self) -> None:
         try:
-            job = self._manager.poll()
+            self._look_after_jobs()
+            self._hand_over()
         except OSError as error:
-            self.get_logger().error(f"{error.filename or 'jobs'}: {error.strerror or error}", throttle_duration_sec=5.0)
-            return
-        self._publish()
+            self.get_logger().error(_full(error).reason, throttle_duration_sec=5.0)
+
+    def _look_after_jobs(self) -> None:
+        over = self._manager.poll()
+        if over is not None:
+            state = over.state
+            self._log(f"{over.name} {state.state}: {state.message}", good=state.state in ("succeeded", "on_trial"))
+            # Also when the next one begins at once.
+            self._publish(over)
+        else:
+            self._publish()
         # A queued job that is cancelled never runs.
         for name, ends in list(self._ends.items()):
             waiting = self._manager.find(name)
@@ -222,65 +233,31 @@ class TrainerNode(Node):
                 del self._ends[name]
                 for end in ends:
                     end.set_result(waiting)
-        if job is not None:
-            state = job.state
-            self._log(f"{job.name} {state.state}: {state.message}", good=state.state == "succeeded")
-            if state.promoted:
-                self._promoted = job
-        self._hand_over()
 
     def _try_out(self) -> None:
-        """See whether the trials of a candidate have decided; roll back what did not prove itself."""
-        job = self._manager.on_trial()
-        if job is None:
-            return
-        verdict = self._manager.judge_trials(job)
-        if verdict is None:
-            return
-        self._log(f"{job.name}: {verdict.reason}", good=verdict.promoted)
-        serves = self._serving_version == (job.outcome or {})["version"]
-        if not verdict.promoted and serves and self._roll_back.service_is_ready():
-            self._roll_back.call_async(RollbackPolicy.Request())
+        """See whether the trials of a candidate have decided."""
+        judged = self._manager.judge_trials()
+        if judged is not None:
+            job, verdict = judged
+            self._log(f"{job.name}: {verdict.reason}", good=verdict.promoted)
+            self._publish(job)
 
     def _hand_over(self) -> None:
-        """Let the policy node load what was promoted, once it serves what the candidate was compared with."""
-        job = self._promoted
-        if (
-            job is None
-            or self._loading is not None
-            or not (self._serving_version and self._load_policy.service_is_ready())
-        ):
+        """Let the policy node load what the newest decision wants to serve."""
+        if time.monotonic() > self._heard + _SILENT:
+            self._serving_version = ""
+        job = self._manager.to_hand_over
+        wanted = job.hand_over if job is not None else None
+        if wanted is None:
             return
-        outcome = job.outcome or {}
-        if self._serving_version not in (outcome["base"], outcome["version"]):
-            self._settle(
-                f"{job.name}: not handed over: it is better than {outcome['base']}, {self._serving_version} serves; "
-                f"/irevla/load_policy takes {outcome['checkpoint']}",
-                good=False,
-            )
+        done = self._handing_over.step(wanted, self._serving_version)
+        if done is None:
             return
-        self._loading = self._load_policy.call_async(LoadPolicy.Request(path=outcome["checkpoint"]))
-        self._loading.add_done_callback(self._on_loaded)
-
-    def _on_loaded(self, done: Future) -> None:
-        answer, job = done.result(), self._promoted
-        self._loading = None
-        if job is None:
-            return
-        if answer is not None and answer.accepted:
-            self._serving, self._serving_version = (job.outcome or {})["checkpoint"], answer.policy_version
-            self._remember()
-            self._settle(f"{job.name}: the policy node serves {answer.policy_version} now", good=True)
-        else:
-            why = answer.message if answer is not None else "no answer"
-            self._settle(f"{job.name}: the policy node did not load the promoted policy: {why}", good=False)
-
-    def _settle(self, text: str, good: bool) -> None:
-        """The promoted policy of a job has been handed over, or will not be."""
-        assert self._promoted is not None
-        self._promoted.settle(text)
-        self._promoted = None
-        self._log(text, good)
+        if done.serves:
+            self._manager.serving, self._serving_version = wanted.checkpoint, wanted.version
+        job = self._manager.settle(done.result)
+        self._log(f"{job.name}: {done.result}", good=done.serves)
+        self._publish(job)
 
     # -- the graph ----------------------------------------------------------------------------------------------------
 
@@ -288,18 +265,18 @@ class TrainerNode(Node):
         for status in message.status:
             if status.name == "irevla_policy":
                 values = {entry.key: entry.value for entry in status.values}
-                self._serving = values.get("checkpoint", "")
-                version = values.get("policy_version", "")
-                if version and version != self._serving_version:
-                    self._remember()
-                self._serving_version = version
+                self._serving_version = values.get("policy_version", "")
+                self._heard = time.monotonic()
+                if self._serving_version:
+                    self._manager.serving = values["checkpoint"]
 
     def _remember(self) -> None:
-        """Keep on the disk what the robot runs."""
-        try:
-            remember_serving(self._policies, Path(self._serving))
-        except OSError as error:
-            self.get_logger().error(f"{self._policies}/serving: {error.strerror or error}")
+        """Keep on the disk what the robot runs, for its next start; a candidate on trial is not there to stay."""
+        job = self._manager.on_trial
+        tried = job is not None and (job.outcome or {})["version"] == self._serving_version
+        if self._serving_version not in ("", self._remembered) and not tried:
+            remember_serving(self._policies, Path(self._manager.serving))
+            self._remembered = self._serving_version
 
     def _on_episode(self, message: EpisodeInfo) -> None:
         if message.state != EpisodeInfo.STATE_RECORDING:
@@ -319,41 +296,29 @@ class TrainerNode(Node):
 
     # -- what goes out ------------------------------------------------------------------------------------------------
 
-    def _publish(self, force: bool = False) -> None:
-        """Publish the status when there is something new in it."""
-        job = self._manager.running or self._manager.newest
+    def _publish(self, told: JobFolder | None = None, force: bool = False) -> None:
+        """Publish the status when there is something new in it.
+
+        Args:
+            told: The job that it is about; the running one or else the newest when left out.
+            force: Publish it again all the same.
+        """
+        job = told or self._manager.running or self._manager.newest
         if job is None:
             if not self._said or force:
                 self._said = ("",)
                 self._status.publish(self._stamped(TrainingStatus()))
             return
-        state, progress = job.state, self._manager.progress
+        progress = read_progress(job.progress_path)
+        message = training_status(job, progress)
         now = time.monotonic()
         # As text: figures that are not known yet are NaN, and no NaN equals another.
-        news, change = str((job.name, state, progress)), (job.name, state.state, progress.stage, progress.task)
-        due = now - self._said_at >= _STATUS_PERIOD or change != self._said[1:]
+        news, change = str(message), (job.name, message.state, progress.stage, progress.task)
+        due = told is not None or now - self._said_at >= _STATUS_PERIOD or change != self._said[1:]
         if not force and (self._said[:1] == (news,) or not due):
             return
         self._said, self._said_at = (news, *change), now
-        message = self._stamped(
-            TrainingStatus(
-                job_id=job.name,
-                state=_STATES[state.state],
-                stage=progress.stage if state.state == "running" else "",
-                task=progress.task,
-                iteration=progress.done,
-                iterations=progress.total,
-                progress=1.0 if state.state == "succeeded" else progress.share,
-                success_rate=progress.success,
-                seconds_left=progress.seconds_left if state.state == "running" else -1.0,
-                loss=progress.loss,
-                message=state.message or progress.message,
-                promoted_version=state.promoted,
-            )
-        )
-        if state.state == "running" and progress.stage in ("gate", "evaluation"):
-            message.state = TrainingStatus.STATE_EVALUATING
-        self._status.publish(message)
+        self._status.publish(self._stamped(message))
         goal = self._goals.get(job.name)
         if goal is not None and goal.is_active:
             goal.publish_feedback(RunCycle.Feedback(status=message))
@@ -370,7 +335,11 @@ class TrainerNode(Node):
         return message
 
     def _report(self) -> None:
-        self._try_out()
+        try:
+            self._try_out()
+            self._remember()
+        except OSError as error:
+            self.get_logger().error(_full(error).reason, throttle_duration_sec=5.0)
         episodes = self._index.episodes
         counts = {name: sum(episode.dataset == name for episode in episodes) for name in ("D_e", "D_RL")}
         problems = sum(bool(episode.problem) for episode in episodes)
@@ -381,13 +350,18 @@ class TrainerNode(Node):
             "demonstrations": str(counts["D_e"]),
             "successes": str(counts["D_RL"]),
             "problems": str(problems),
-            "serving": self._serving or self._default,
+            "serving": self._manager.serving,
             "serving_version": self._serving_version,
         }
         level = DiagnosticStatus.WARN if problems else DiagnosticStatus.OK
         text = f"{problems} bags cannot be used" if problems else f"training {job.name}" if job else "idle"
         now = int(self.get_clock().now().nanoseconds)
         self._diagnostics.publish(diagnostics("irevla_trainer", level, text, values, now))
+
+
+def _full(error: OSError) -> Answer:
+    """The answer to a request for which the disk has no room, or worse."""
+    return Answer(False, "", f"{error.filename or 'the trainer'}: {error.strerror or error}")
 
 
 def _config(name: str) -> Path:

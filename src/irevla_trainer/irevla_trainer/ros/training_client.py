@@ -33,9 +33,11 @@ class TrainingClient(GraphClient):
     def __init__(self, check: Callable[[], None] = lambda: None, patience: float = 60.0) -> None:
         super().__init__("irevla_training_client", check, patience)
         self._status = TrainingStatus()
+        self._unread: list[TrainingStatus] = []
         self._policy: dict[str, str] = {}
         self._trainer: dict[str, str] = {}
-        self.node.create_subscription(TrainingStatus, "/irevla/training_status", self._on_status, qos.latched())
+        # Deep enough that the end of a job is not lost when the next begins at once.
+        self.node.create_subscription(TrainingStatus, "/irevla/training_status", self._on_status, qos.latched(depth=20))
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.event())
 
     def retrain(self, demonstrations: int, **fields: Any) -> str:
@@ -75,15 +77,21 @@ class TrainingClient(GraphClient):
             The last status.
 
         Raises:
-            RunError: It did not succeed.
+            RunError: It did not succeed, or the trainer has gone on to another one.
         """
-        shown = None
+        seen = False
         while True:
             self._executor.spin_once(timeout_sec=0.2)
             self._check()
-            status = self._status
-            if status.job_id == job and status is not shown:
-                shown = status
+            while self._unread:
+                status = self._unread.pop(0)
+                if status.job_id != job:
+                    if seen and status.state == TrainingStatus.STATE_RUNNING:
+                        raise RunError(
+                            f"{job}: the trainer has gone on to {status.job_id} without a word about its end"
+                        )
+                    continue
+                seen = True
                 show(status)
                 if status.state == TrainingStatus.STATE_SUCCEEDED:
                     return status
@@ -103,6 +111,8 @@ class TrainingClient(GraphClient):
 
     def _on_status(self, message: TrainingStatus) -> None:
         self._status = message
+        # Only the newest say anything when nobody follows.
+        self._unread = [*self._unread[-99:], message]
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

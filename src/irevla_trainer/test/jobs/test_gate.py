@@ -51,6 +51,14 @@ def test_what_became_worse_elsewhere_is_not_promoted():
     assert verdict.reason.startswith("not shown to be at most 0.05 worse on the other tasks")
 
 
+def test_one_task_that_falls_is_seen_among_many():
+    steady = {f"task{number}": (50, 50) for number in range(10)}
+    verdict = at(3, rl=(20, 45), fallen=(50, 35), **steady)
+    assert verdict is not None and not verdict.promoted
+    assert verdict.others is not None and verdict.others.least > -SETTINGS.margin
+    assert verdict.reason.startswith("worse by more than 0.05 on fallen 1.00 -> 0.70 (50 episodes each): trained")
+
+
 def test_no_time_is_lost_on_what_fell():
     assert at(1, rl=(30, 25), expert=(48, 48)) is not None
     assert at(1, rl=(20, 45), expert=(48, 40)) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from irevla_policy.settings import from_dict
 from irevla_trainer.data.index import EpisodeIndex
 from irevla_trainer.jobs.job import JobFolder, State, all_jobs
 from irevla_trainer.jobs.manager import JobManager
+from irevla_trainer.jobs.progress import Progress, read_progress
 from irevla_trainer.jobs.request import JobRequest, TrainerFile
 
 WORKER = Path(__file__).with_name("stand_in_worker.py")
@@ -59,7 +61,7 @@ class Trainer:
     make: Callable[..., JobManager]
 
     def submit(self, queue: bool = False, **request):
-        return self.manager.submit(JobRequest(**request), queue, str(self.base))
+        return self.manager.submit(JobRequest(**request), queue)
 
     def run(self, seconds: float = 120.0) -> State:
         """Until the running job is over."""
@@ -82,6 +84,10 @@ class Trainer:
     def log(self) -> str:
         job = self.manager.newest
         return job.log_path.read_text() if job and job.log_path.exists() else "no log"
+
+    @property
+    def progress(self) -> Progress:
+        return read_progress(self.job.progress_path)
 
     @property
     def job(self) -> JobFolder:
@@ -110,6 +116,7 @@ def trainer(tmp_path, base, bags):
             tmp_path / "trainer", settings, "sawyer", PROFILE, index, keep_free_gb, resume,
             lambda job: [sys.executable, str(WORKER), str(job)],
         )  # fmt: skip
+        manager.serving = str(base)
         made.append(manager)
         return manager
 
@@ -132,7 +139,7 @@ def test_a_cycle_ends_with_a_verdict_on_a_candidate(trainer):
     steps = {path.name for path in (trainer.job.run_path / "steps").iterdir()}
     assert {"01-stage1-drawer-open-blue", "02-stage2-drawer-open-blue"} & steps == {"01-stage1-drawer-open-blue"}
     assert "01-stage2-drawer-open-blue" in steps
-    progress = trainer.manager.progress
+    progress = trainer.progress
     assert progress.stage in ("gate", "evaluation") and progress.share > 0.6
     # What the policy has done itself is learnt from as well: two demonstrations, a recorded success, and new ones.
     stage2 = trainer.job.run_path / "steps" / "01-stage2-drawer-open-blue"
@@ -180,7 +187,7 @@ def test_while_one_runs_others_are_refused_or_wait(trainer):
 def test_cancelling_stops_at_once_and_the_job_can_go_on(trainer):
     trainer.manager = trainer.make(stage2=LONG)
     trainer.submit()
-    trainer.until(lambda: trainer.manager.progress.stage == "sft")
+    trainer.until(lambda: trainer.progress.stage == "sft")
     asked = time.monotonic()
     assert trainer.manager.cancel().accepted
     state = trainer.run()
@@ -190,15 +197,15 @@ def test_cancelling_stops_at_once_and_the_job_can_go_on(trainer):
     before = (kept / "step.json").stat().st_mtime_ns
     assert trainer.manager.cancel().reason == "no job is running"
     assert trainer.manager.resume("job-000001").accepted
-    done = trainer.manager.progress.done
-    trainer.until(lambda: trainer.manager.progress.stage == "sft" and trainer.manager.progress.done > done)
+    done = trainer.progress.done
+    trainer.until(lambda: trainer.progress.stage == "sft" and trainer.progress.done > done)
     assert (kept / "step.json").stat().st_mtime_ns == before
     assert trainer.job.state.state == "running"
 
 
 def test_a_training_process_that_is_killed_goes_on_by_itself(trainer):
     trainer.submit()
-    trainer.until(lambda: trainer.manager.progress.stage in ("rl", "sft"))
+    trainer.until(lambda: trainer.progress.stage in ("rl", "sft"))
     first = trainer.manager._running.process
     first.send_signal(signal.SIGKILL)
     trainer.until(lambda: trainer.manager._running.process is not first)
@@ -215,7 +222,7 @@ def test_a_training_process_that_always_dies_is_given_up(trainer):
 
 def test_jobs_outlive_their_trainer(trainer):
     trainer.submit()
-    trainer.until(lambda: trainer.manager.progress.stage in ("rl", "sft"))
+    trainer.until(lambda: trainer.progress.stage in ("rl", "sft"))
     process = trainer.manager._running.process
     # As if the trainer were killed: its end of the pipe is gone, and nobody writes what became of the job.
     os.close(process.stdin.fileno())
@@ -233,7 +240,7 @@ def test_jobs_outlive_their_trainer(trainer):
 @pytest.mark.slow
 def test_a_trainer_that_comes_again_goes_on(trainer):
     trainer.submit()
-    trainer.until(lambda: trainer.manager.progress.stage in ("rl", "sft"))
+    trainer.until(lambda: trainer.progress.stage in ("rl", "sft"))
     trainer.manager.close()
     assert trainer.job.state.state == "interrupted"
     trainer.manager = trainer.make()
@@ -261,10 +268,13 @@ def test_what_cannot_be_done_is_refused_at_once(trainer, request_, reason):
 
 
 def test_without_a_policy_or_room_or_episodes_nothing_begins(trainer, tmp_path):
-    assert trainer.manager.submit(JobRequest(), False, "").reason.startswith("base_checkpoint: no policy serves")
-    full = trainer.make(keep_free_gb=1e9)
-    assert "GB must be; make room" in full.submit(JobRequest(), False, str(trainer.base)).reason
+    trainer.manager.serving = ""
+    assert trainer.submit().reason.startswith("base_checkpoint: no policy serves")
+    trainer.manager.serving = str(trainer.base)
+    assert "GB must be; make room" in trainer.make(keep_free_gb=1e9).submit(JobRequest()).reason
     trainer.manager._index = EpisodeIndex([tmp_path / "empty"], PROFILE, tmp_path / "index")
+    assert trainer.submit().reason == "the episodes are still being looked at; ask again"
+    trainer.manager._index.refresh()
     assert trainer.submit().reason.startswith("a cycle needs demonstrations: no successful episode")
     assert trainer.submit(stage="sft").reason.startswith("no episode that is labelled as a success in ")
 
@@ -313,12 +323,42 @@ def test_without_simulation_a_candidate_is_checked_and_then_tried_on_the_robot(t
     # Another manager, as after a restart: the trials are still waited for.
     trainer.manager = trainer.make(stage="sft", worlds_in="none", gate=gate)
     trainer.manager._index = EpisodeIndex([tmp_path / "trials"], PROFILE, tmp_path / "index")
-    assert trainer.manager.judge_trials(trainer.manager.on_trial()) is None
+    refused = trainer.submit()
+    assert refused.reason == "job-000001 is on trial; label its trials, cancel it, or set queue"
+    assert trainer.manager.judge_trials() is None
     trainer.manager._index.refresh()
-    verdict = trainer.manager.judge_trials(trainer.manager.on_trial())
-    assert verdict.promoted and verdict.reason.startswith("the candidate stays: 2 of 2 trials succeeded")
+    judged, verdict = trainer.manager.judge_trials()
+    assert judged.name == "job-000001" and verdict.promoted and verdict.reason.startswith("the candidate stays: 2 of 2 trials succeeded")
     assert trainer.job.state.state == "succeeded" and trainer.job.state.promoted == outcome["version"]
-    assert trainer.manager.on_trial() is None
+    assert trainer.manager.on_trial is None
+    assert read_provenance(Path(outcome["checkpoint"]))["trials"] == verdict.to_json()
+    # It drives already: nothing is to be loaded, now or after a restart.
+    assert trainer.manager.to_hand_over is None and trainer.make().to_hand_over is None
+
+
+def test_a_candidate_that_fails_its_trials_is_taken_back(trainer, tmp_path):
+    gate = {"mode": "trials", "trials": 2, "held_out": 0.0}
+    trainer.manager = trainer.make(stage="sft", worlds_in="none", gate=gate)
+    trainer.submit()
+    assert trainer.run().state == "on_trial", trainer.log()
+    outcome = trainer.job.outcome
+    for number in range(2):
+        write_episode(
+            tmp_path / "trials" / f"trial-{number}", 2, source="policy", policy_version=outcome["version"], success="no"
+        )
+    trainer.manager._index = EpisodeIndex([tmp_path / "trials"], PROFILE, tmp_path / "index")
+    trainer.manager._index.refresh()
+    _, verdict = trainer.manager.judge_trials()
+    assert not verdict.promoted
+    # A trainer that comes up now still sees to it.
+    again = trainer.make()
+    assert again.to_hand_over.name == trainer.job.name
+    wanted = trainer.job.hand_over
+    assert (wanted.version, wanted.instead_of) == (checkpoint_version(trainer.base), outcome["version"])
+    assert checkpoint_version(wanted.checkpoint) == wanted.version
+    again.settle("the policy node serves it now")
+    assert again.to_hand_over is None and trainer.make().to_hand_over is None
+    assert trainer.job.state.message.endswith("; the policy node serves it now")
 
 
 def test_trials_that_are_refused_end_the_job(trainer):
@@ -328,3 +368,75 @@ def test_trials_that_are_refused_end_the_job(trainer):
     assert trainer.run().state == "on_trial", trainer.log()
     assert trainer.manager.cancel(trainer.job.name).accepted
     assert trainer.job.state.state == "cancelled" and not trainer.job.state.promoted
+    assert trainer.manager.to_hand_over.hand_over.version == checkpoint_version(trainer.base)
+
+
+def test_what_is_cancelled_stays_so_when_the_trainer_ends_meanwhile(trainer):
+    trainer.manager = trainer.make(stage2=LONG)
+    trainer.submit()
+    trainer.until(lambda: trainer.progress.stage == "sft")
+    trainer.manager.cancel()
+    # As if the trainer were killed before the training process has stopped.
+    os.close(trainer.manager._running.process.stdin.fileno())
+    trainer.manager._running.process.wait(10)
+    trainer.manager._running = None
+    assert trainer.make().running is None
+    assert trainer.job.state.state == "cancelled"
+    assert trainer.manager.resume(trainer.job.name).accepted
+    assert trainer.manager.cancel().reason == "cancelled before it began"
+
+
+@pytest.mark.slow
+def test_a_waiting_job_starts_from_what_serves_when_its_turn_comes(trainer, monkeypatch, tmp_path):
+    monkeypatch.setenv("STAND_IN_GATE", "open")
+    assert trainer.submit(stage="sft").accepted and trainer.submit(queue=True, stage="sft").accepted
+    first = trainer.manager.find("job-000001")
+    assert trainer.run().promoted
+    # It waits until that has been handed over.
+    trainer.manager.poll()
+    assert trainer.manager.running is None and trainer.manager.to_hand_over.name == "job-000001"
+    trainer.manager.serving = first.hand_over.checkpoint
+    trainer.manager.settle("serves")
+    assert trainer.run().promoted
+    second = trainer.manager.find("job-000002")
+    assert second.outcome["base"] == second.outcome["serving"] == first.outcome["version"]
+    # A third one, of which nothing has been handed over yet, supersedes what is still to be.
+    assert trainer.submit(stage="sft").accepted
+    trainer.manager._wait_until = 0.0
+    assert trainer.run().promoted
+    assert second.hand_over.result == "not handed over: job-000003 came before that"
+    assert trainer.manager.to_hand_over.name == "job-000003"
+
+
+def test_what_is_asked_for_from_another_checkpoint_is_compared_with_what_serves(trainer, tmp_path):
+    other = tmp_path / "other"
+    save_checkpoint(other, VLAPolicy.create(ModelSettings(), RobotFacts.of(PROFILE), seed=5), {"training": "none"})
+    assert trainer.submit(stage="sft", base=str(other)).accepted
+    assert trainer.run().state == "succeeded", trainer.log()
+    outcome = trainer.job.outcome
+    assert (outcome["base"], outcome["serving"]) == (checkpoint_version(other), checkpoint_version(trainer.base))
+
+
+def test_episodes_of_what_no_world_knows_are_left_out(trainer, tmp_path):
+    bags = tmp_path / "more"
+    shutil.copytree(trainer.bags, bags)
+    write_episode(bags / "tea", 4, task="pour-tea", source="human")
+    trainer.manager._index = EpisodeIndex([bags], PROFILE, tmp_path / "index")
+    trainer.manager._index.refresh()
+    refused = trainer.submit(stage="sft", tasks=("pour-tea",))
+    assert refused.reason.startswith("no task 'pour-tea' in world 'metaworld'")
+    assert trainer.submit(stage="sft", tasks=("window-open",)).accepted
+    assert trainer.run().state == "succeeded", trainer.log()
+    plan = json.loads(trainer.job.plan_path.read_text())
+    assert plan["left_out"] == ["pour-tea"] and plan["trained"] == ["window-open"]
+    # What it does not learn from is what it may forget.
+    assert plan["others"] == ["drawer-open"]
+    assert "left out, because metaworld does not know them: pour-tea" in trainer.log()
+
+
+def test_a_disk_without_room_for_the_outcome_is_said(trainer):
+    words = "import sys; sys.exit(28)"
+    trainer.manager._command = lambda job: [sys.executable, "-c", words]
+    trainer.submit()
+    state = trainer.run()
+    assert state.state == "failed" and "the disk is full; nothing finished is lost" in state.message

@@ -50,6 +50,14 @@ def test_it_stays_when_it_does_as_well_as_the_policy_before(trials: str, promote
     assert verdict.reason.startswith(reason)
 
 
+def test_easy_tasks_do_not_count_against_hard_ones():
+    before = episodes("old", "nnnn", task="hard") + episodes("old", "yyyyyyyy", first=10, task="easy")
+    candidate = episodes("new", "yn", task="hard") + episodes("new", "yn", first=2, task="easy")
+    verdict = judge_trials(before + candidate, "old", "new", SETTINGS)
+    assert verdict is not None and verdict.promoted
+    assert verdict.before is not None and (verdict.before.successes, verdict.before.episodes) == (2, 4)
+
+
 @pytest.mark.parametrize(("trials", "promoted"), [("yyyn", True), ("nnnn", False)])
 def test_without_episodes_of_the_policy_before_it_must_succeed_at_all(trials: str, promoted: bool):
     verdict = judge_trials(episodes("new", trials), "old", "new", SETTINGS)

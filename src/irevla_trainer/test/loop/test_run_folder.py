@@ -110,7 +110,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_process_killed_in_its_first_moments_leaves_a_place_to_start(tmp_path, resume):
-    (tmp_path / ".lock").write_text("1\n")
+    (tmp_path / ".irevla.lock").write_text("1\n")
     (tmp_path / ".config.yaml.partial").write_text("half")
     with RunFolder(tmp_path, SETTINGS, resume):
         pass
@@ -119,7 +119,7 @@ def test_a_process_killed_in_its_first_moments_leaves_a_place_to_start(tmp_path,
 
 def test_one_process_at_a_time(unfinished):
     with RunFolder(unfinished, SETTINGS, resume=True):
-        refused(unfinished, rf"another process \({os.getpid()}\) works on the run", resume=True)
+        refused(unfinished, rf"another process \({os.getpid()}\) writes there", resume=True)
     RunFolder(unfinished, SETTINGS, resume=True).close()
 
 

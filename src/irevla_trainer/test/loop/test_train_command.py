@@ -267,7 +267,7 @@ def test_two_processes_cannot_work_on_one_run(train, tmp_path, capsys):
         assert train() == 130
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 2
-    assert "another process" in lines[0] and "works on the run in" in lines[0]
+    assert "another process" in lines[0] and "writes there" in lines[0]
     assert lines[1] == "irevla train: interrupted"
     RunFolder(tmp_path / "run", load(TrainFile, tmp_path / "train.yaml"), resume=True).close()
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,10 @@ def base(tmp_path_factory) -> Path:
     return folder
 
 
+class Died(Exception):
+    """The policy node is killed in the middle of a request."""
+
+
 @dataclass
 class User:
     """Who calls the trainer, and the policy node that it hands its policies to."""
@@ -55,6 +59,8 @@ class User:
     loaded: list[str] = field(default_factory=list)
     statuses: list[TrainingStatus] = field(default_factory=list)
     values: dict[str, str] = field(default_factory=dict)
+    dies: bool = False
+    silent: bool = False
 
     def __post_init__(self) -> None:
         self.context = rclpy.Context()
@@ -70,11 +76,16 @@ class User:
         self.node.create_timer(0.3, self._report)
 
     def _report(self) -> None:
+        if self.silent:
+            return
         values = {"checkpoint": str(self.serves), "policy_version": checkpoint_version(self.serves)}
         self.publisher.publish(diagnostics("irevla_policy", DiagnosticStatus.OK, "active", values, 1))
 
     def _load(self, request: LoadPolicy.Request, response: LoadPolicy.Response) -> LoadPolicy.Response:
         self.loaded.append(request.path)
+        if self.dies:
+            # No answer ever goes out.
+            raise Died
         self.serves = Path(request.path)
         response.accepted, response.policy_version = True, checkpoint_version(request.path)
         return response
@@ -99,7 +110,8 @@ class User:
     def until(self, reached: Callable[[], bool], seconds: float = PATIENCE) -> None:
         deadline = time.monotonic() + seconds
         while not reached():
-            self.executor.spin_once(0.02)
+            with suppress(Died):
+                self.executor.spin_once(0.02)
             assert time.monotonic() < deadline, (self.statuses[-1:], self.values)
 
     def ended(self, seconds: float = 120.0) -> TrainingStatus:
@@ -168,6 +180,8 @@ def test_an_empty_request_ends_with_a_better_policy_in_service(user, base):
         user.until(lambda: bool(user.loaded))
         assert Path(user.loaded[0]).name == status.promoted_version == checkpoint_version(user.loaded[0])
         user.until(lambda: (user.folder / "trainer" / "policies" / "serving").resolve() == user.serves)
+        handed_over = f"; the policy node serves {status.promoted_version} now"
+        user.until(lambda: user.statuses[-1].message == status.message + handed_over)
         # What has been said is not said again and again.
         said, end = len(user.statuses), time.monotonic() + 1.6
         while time.monotonic() < end:
@@ -190,6 +204,32 @@ def test_episodes_that_come_later_are_learnt_from(user, base):
         assert user.ended().state == TrainingStatus.STATE_SUCCEEDED
     plan = (user.folder / "trainer" / "jobs" / "job-000001" / "plan.json").read_text()
     assert "bags/pressed" in plan and "button-press" in plan
+
+
+def test_jobs_that_wait_are_told_of_as_well(user, base):
+    with trainer(user, base, gate="open"):
+        assert user.retrain(stage=Retrain.Request.STAGE_SFT).accepted
+        second = user.retrain(stage=Retrain.Request.STAGE_SFT, queue=True)
+        assert second.accepted and second.job_id == "job-000002"
+        cancelled = user.retrain(stage=Retrain.Request.STAGE_SFT, queue=True).job_id
+        assert user.call(CancelTraining, "/irevla/cancel_training", job_id=cancelled).accepted
+        told = {(cancelled, TrainingStatus.STATE_CANCELLED)}
+        told |= {(f"job-00000{number}", TrainingStatus.STATE_SUCCEEDED) for number in (1, 2)}
+        user.until(lambda: told <= {(status.job_id, status.state) for status in user.statuses}, 120.0)
+        user.until(lambda: len(user.loaded) == 2)
+        assert user.statuses[-1].job_id == "job-000002"
+
+
+def test_a_policy_node_that_dies_while_it_loads_is_asked_again(user, base):
+    user.dies = True
+    with trainer(user, base, gate="open"):
+        assert user.retrain(stage=Retrain.Request.STAGE_SFT).accepted
+        user.until(lambda: len(user.loaded) == 1, 120.0)
+        user.silent = True
+        user.until(lambda: user.values["serving_version"] == "")
+        user.dies = user.silent = False
+        user.until(lambda: len(user.loaded) == 2)
+        user.until(lambda: user.values["serving_version"] == Path(user.loaded[1]).name)
 
 
 def test_the_action_tells_how_far_it_is_and_can_be_cancelled(user, base):
@@ -305,7 +345,7 @@ def kill_at_random(user: User, base: Path, kills: int, seed: int) -> None:
     jobs = all_jobs(user.folder / "trainer" / "jobs")
     assert {job.state.state for job in jobs} == {"succeeded"}
     for policy in (user.folder / "trainer" / "policies").iterdir():
-        assert policy.name == checkpoint_version(policy)
+        assert policy.is_symlink() or policy.name == checkpoint_version(policy)
     assert sorted(bag.name for bag in (user.folder / "bags").iterdir()) == ["drawer-0", "drawer-1"]
 
 
