@@ -48,5 +48,11 @@ def adopt_environment(private: bool = False) -> None:
     for name, value in default_environment().items():
         os.environ.setdefault(name, value)
     if private:
-        # Above 101 the ports of a domain can clash with those that Linux hands out; 0 is everybody's default.
-        os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(1, 101)))
+        os.environ.setdefault("ROS_DOMAIN_ID", str(other_domain()))
+
+
+def other_domain() -> int:
+    """A ROS domain by chance, never the one that this process is on."""
+    # Above 101 the ports of a domain can clash with those that Linux hands out; 0 is everybody's default.
+    present = os.environ.get("ROS_DOMAIN_ID", "").strip()
+    return random.SystemRandom().choice([domain for domain in range(1, 102) if str(domain) != present])

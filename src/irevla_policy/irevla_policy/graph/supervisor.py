@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -158,7 +159,8 @@ class Supervisor:
         )
         self._tell_reaper(f"+{popen.pid}\n")
         assert popen.stdout is not None
-        log = (self._log_dir / f"{node.name}.log").open("wb") if self._log_dir is not None else None
+        # Unbuffered: every line is there at once, and after a failed write nothing is left to fail again.
+        log = (self._log_dir / f"{node.name}.log").open("wb", buffering=0) if self._log_dir is not None else None
         reader = threading.Thread(
             target=self._forward, args=(popen.stdout, self._prefix(node.name, index), log), daemon=True
         )
@@ -184,16 +186,18 @@ class Supervisor:
         return f"[{name}] "
 
     def _forward(self, stream: IO[bytes], prefix: str, log: IO[bytes] | None) -> None:
-        # The stream is read to its end whatever happens to log and output: a full pipe would stop the node.
-        with stream:
+        # The stream is read to its end whatever happens to log and output: a full pipe would stop the node, and a pipe
+        # that nobody reads any more would end it.
+        with stream, log or nullcontext() as kept:
             for line in stream:
-                if log is not None:
-                    log.write(line)
-                    log.flush()
+                if kept is not None:
+                    try:
+                        kept.write(line)
+                    except OSError as error:
+                        self._show(f"{prefix}its log ends here: {error}\n")
+                        kept = None
                 if self._output is not None:
                     self._show(prefix + line.decode(errors="replace").rstrip("\n") + "\n")
-        if log is not None:
-            log.close()
 
     def _show(self, text: str) -> None:
         try:
@@ -201,7 +205,7 @@ class Supervisor:
                 if self._output is not None:
                     self._output.write(text)
                     self._output.flush()
-        except (BrokenPipeError, ValueError):
+        except (OSError, ValueError):
             self._output = None
 
     def _tell_reaper(self, text: str) -> None:

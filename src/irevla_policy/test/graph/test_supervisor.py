@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -130,6 +131,35 @@ def test_lines_carry_the_name_of_their_node(tmp_path: Path) -> None:
         wait_until_ready(tmp_path, "polite")
         running.stop()
     assert output.getvalue().splitlines()[-2:] == ["[polite] ready", "[polite] closed"]
+
+
+def test_a_node_outlives_a_full_disk_under_its_log(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "polite.log").symlink_to("/dev/full")
+    output = io.StringIO()
+    with supervise(tmp_path, node("polite"), output=output) as running:
+        deadline = time.monotonic() + 20.0
+        while "[polite] ready" not in output.getvalue():
+            assert time.monotonic() < deadline, output.getvalue()
+            time.sleep(0.02)
+        assert running.stop() == {"polite": 0}
+    said = output.getvalue().splitlines()
+    assert said[-1] == "[polite] closed"
+    assert sum("[polite] its log ends here: " in line for line in said) == 1
+
+
+class NoTerminal(io.StringIO):
+    """What is left of a terminal that was closed."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_node_outlives_the_terminal_that_it_is_shown_on(tmp_path: Path) -> None:
+    with supervise(tmp_path, node("polite"), output=NoTerminal()) as running:
+        wait_until_ready(tmp_path, "polite")
+        assert running.stop() == {"polite": 0}
+    assert log(tmp_path, "polite").endswith("closed\n")
 
 
 def test_nodes_get_name_remappings_level_and_typed_parameters(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ def work(job: JobFolder) -> dict[str, Any]:
         outcome = _outcome(job, planned, run, loop, loop.checkpoint(step), shown)
         display.say(outcome["message"])
         loop.finish(step, {"test": {}, "films": {}, "outcome": outcome})
+    # The candidate is stored; with a large model the other stages' weights would soon fill the disk.
+    for weights in job.run_path.glob("steps/*/checkpoint"):
+        shutil.rmtree(weights)
     return outcome
 
 

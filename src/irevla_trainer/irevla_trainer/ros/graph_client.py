@@ -26,6 +26,7 @@ class GraphClient:
         check: Called while waiting; raises when the graph is broken (`Supervisor.check`).
         patience: Longest wait for anything, s.
         args: ROS arguments; none when left out.
+        domain: ROS domain of the graph; that of this process when left out.
     """
 
     def __init__(
@@ -34,11 +35,12 @@ class GraphClient:
         check: Callable[[], None] = lambda: None,
         patience: float = 60.0,
         args: Sequence[str] | None = None,
+        domain: int | None = None,
     ) -> None:
         self.patience = patience
         self._check = check
         self._context = Context()
-        rclpy.init(args=list(args or []), context=self._context)
+        rclpy.init(args=list(args or []), context=self._context, domain_id=domain)
         self.node = rclpy.create_node(name, context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
@@ -84,13 +86,13 @@ class GraphClient:
         self.wait(future.done, deadline, f"{name}: no answer within {self.patience:.0f} s")
         return future.result()
 
-    def wait(self, reached: Callable[[], bool], deadline: float, complaint: str) -> None:
+    def wait(self, reached: Callable[[], bool], deadline: float, complaint: str | Callable[[], str]) -> None:
         """Serve callbacks until something has come about.
 
         Args:
             reached: Whether it has.
             deadline: On the monotonic clock, s.
-            complaint: What is wrong when it has not by then.
+            complaint: What is wrong when it has not by then, or what tells it then.
 
         Raises:
             RunError: It has not, or the graph is broken.
@@ -99,4 +101,4 @@ class GraphClient:
             self._executor.spin_once(timeout_sec=_SPIN_SECONDS)
             self._check()
             if time.monotonic() > deadline:
-                raise RunError(complaint)
+                raise RunError(complaint if isinstance(complaint, str) else complaint())

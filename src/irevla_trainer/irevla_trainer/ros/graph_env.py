@@ -5,7 +5,8 @@
         observed, reward, terminated, truncated, info = environment.step(action)
 
 In lock-step with the simulator an episode is the same as that of `WorldEnvironment` with the same seed and actions. In
-real time a step lasts until the first complete observation of the next control period.
+real time a step lasts until the first complete observation of the next control period; when the caller takes longer
+than that to decide, until the first of the period in which the action goes out, and what came before is left out.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
     """A robot on the graph, where no policy node acts beside.
 
     Observations, actions and reward are as those of `WorldEnvironment`. `info` has `success`, `instruction`, `task`,
-    `variation`, `seed`, `step`, and of the last action `executed`, the raw action that was carried out, and `source`,
-    who acted: an intervention wins over the action of a step. Success comes from the simulator's step information or,
-    where there is none, from a label of the running episode.
+    `variation`, `seed`, `step`, `stamp`, the time of the observation in ns, and of the last action `executed`, the raw
+    action that was carried out, and `source`, who acted: an intervention wins over the action of a step. Success comes
+    from the simulator's step information or, where there is none, from a label of the running episode.
 
     Args:
         profile: The robot.
@@ -59,6 +60,7 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
         version: Policy version that the actions carry.
         check: Called while waiting; raises when the graph is broken.
         patience: Longest wait for an answer or for the next observation, s.
+        domain: ROS domain of the graph; that of this process when left out.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
@@ -73,6 +75,7 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
         version: str = "",
         check: Callable[[], None] = lambda: None,
         patience: float = 60.0,
+        domain: int | None = None,
     ) -> None:
         self._profile, self._task, self._lock_step, self._max_steps = profile, task, lock_step, max_steps
         self._kinematics = ArmKinematics(profile)
@@ -89,7 +92,7 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
         self._problem = ""
         self.observation_space = observation_space(profile)
         self.action_space = spaces.Box(-1.0, 1.0, (profile.action_dim,), dtype=np.float32)
-        self._client = GraphClient("irevla_environment", check, patience)
+        self._client = GraphClient("irevla_environment", check, patience, domain=domain)
         self._publisher = self._client.node.create_publisher(Action, "/irevla/action", qos.command(lock_step))
         self._subscribe()
 
@@ -123,12 +126,18 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
             options: May name `task` and `variation`.
 
         Raises:
-            RunError: The reset was refused, or no observation came after it.
+            RunError: There is no guard, the reset was refused, or no observation came after it.
         """
         super().reset(seed=seed)
         options = options or {}
         episode = int(self.np_random.integers(_SEEDS)) if seed is None else seed
         task, variation = options.get("task") or self._task, options.get("variation", "")
+        # Actions that go out before the guard hears them are lost.
+        self._client.wait(
+            lambda: self._publisher.get_subscription_count() > 0,
+            time.monotonic() + self._client.patience,
+            "nobody takes actions from /irevla/action: is irevla_guard running?",
+        )
         request = ResetWorld.Request(task=task, variation=variation, seed=episode)
         answer = self._client.call(ResetWorld, "/irevla/reset", request)
         start = nanoseconds(answer.stamp)
@@ -153,13 +162,13 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
         flown = self._pilot.answer(self._served, before, self._start_over)
         self._action = action_message(flown.proposal)
         self._publisher.publish(self._action)
-        period = round(1e9 / self._profile.control_rate)
-        observation = self._next(before.stamp + (1 if self._lock_step else period // 2), before.stamp)
+        observation = self._next(self._after(before), before.stamp)
         command = self._commands.get(before.stamp)
         self._start_over = command is None or command.source != int(Source.POLICY)
         self._count += 1
         told = self._steps.get(observation.stamp)
-        success = bool(told.success) if told is not None else self._label == "yes"
+        # A success may have come and gone with an observation that was left out; that it ended the episode remains.
+        success = bool(told.success or told.terminated) if told is not None else self._label == "yes"
         terminated = success or self._label == "no"
         truncated = not terminated and (
             (told is not None and bool(told.truncated)) or self._count == (self._max_steps or -1)
@@ -170,11 +179,20 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
         """Leave the graph."""
         self._client.close()
 
+    def _after(self, before: Observation) -> int:
+        """Stamp (ns) from which on an observation may follow one, whose action has just gone out."""
+        if self._lock_step:
+            return before.stamp + 1
+        # Half a period to either side, because observations do not come on an exact grid.
+        period = round(1e9 / self._profile.control_rate)
+        now = int(self._client.node.get_clock().now().nanoseconds)
+        return max(before.stamp, now - period) + period // 2
+
     def _next(self, since: int, answered: int | None = None) -> Observation:
         """The first observation from a stamp on (ns).
 
         In lock-step its step information, and what was carried out for the observation before, come with it: they
-        travel on topics of their own.
+        travel on topics of their own. In real time the newest counts of those that have come.
         """
 
         def came() -> bool:
@@ -183,13 +201,16 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
                 return bool(self._observations)
             return self._observations[0].stamp in self._steps and (answered is None or answered in self._commands)
 
-        patience = self._client.patience
-        problem = f" ({self._problem})" if self._problem else ""
-        complaint = f"no observation within {patience:.0f} s after that of {since * 1e-9:.3f} s{problem}"
+        def complaint() -> str:
+            problem = f" ({self._problem})" if self._problem else ""
+            return f"no observation within {patience:.0f} s after that of {since * 1e-9:.3f} s{problem}"
+
+        patience, self._problem = self._client.patience, ""
         self._client.wait(came, time.monotonic() + patience, complaint)
-        self._last = self._observations.pop(0)
+        self._last = self._observations.pop(0 if self._lock_step else -1)
+        oldest = since if answered is None else answered
         for kept in (self._steps, self._commands):
-            for stamp in [stamp for stamp in kept if stamp < since - 10**9]:
+            for stamp in [stamp for stamp in kept if stamp < oldest]:
                 del kept[stamp]
         return self._last
 
@@ -200,6 +221,7 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
     def _info(self, success: bool, command: Command | None) -> dict[str, Any]:
         assert self._last is not None
         info = {**self._episode, "success": success, "step": self._count, "instruction": self._last.instruction}
+        info["stamp"] = self._last.stamp
         if command is not None:
             info |= {"executed": np.asarray(command.values), "source": Source(command.source).name.lower()}
         return info

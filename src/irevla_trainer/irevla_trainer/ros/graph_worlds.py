@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from irevla_policy.errors import RunError
-from irevla_policy.graph.environment import adopt_environment
+from irevla_policy.graph.environment import adopt_environment, other_domain
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.supervisor import Supervisor
 from irevla_policy.robot.profile import load_profile
@@ -23,6 +23,8 @@ from irevla_trainer.ros.graph_env import GraphEnvironment
 
 class GraphWorlds:
     """What the loop uses of `Worlds`, on a graph of its own; leave the context to end it.
+
+    The graph is on another ROS domain than this process, which may have inherited that of a live robot.
 
     Args:
         robot: Robot profile, name or file.
@@ -37,13 +39,21 @@ class GraphWorlds:
         self.tasks: TaskFile = load_tasks(task_file)
         self._max_steps = max_steps
         self._open = ExitStack()
-        adopt_environment(private=True)
+        adopt_environment()
+        domain = other_domain()
         arguments = {"robot": robot, "mode": "lock_step", "expert": "false", "record": ""}
         try:
-            nodes = self._open.enter_context(Supervisor(find_graph("sim").resolve(arguments), log_dir=log_dir))
-            first = next(iter(self.tasks.tasks))
+            graph = find_graph("sim").resolve(arguments)
+            nodes = self._open.enter_context(Supervisor(graph, {"ROS_DOMAIN_ID": str(domain)}, log_dir))
             self._environment = self._open.enter_context(
-                GraphEnvironment(load_profile(robot), first, lock_step=True, max_steps=max_steps, check=nodes.check)
+                GraphEnvironment(
+                    load_profile(robot),
+                    next(iter(self.tasks.tasks)),
+                    lock_step=True,
+                    max_steps=max_steps,
+                    check=nodes.check,
+                    domain=domain,
+                )
             )
         except BaseException:
             self._open.close()

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,11 @@ class Player:
         self._clock = client.node.create_publisher(Clock, _CLOCK, 10)
         self._shown = 0
 
+    @property
+    def has_recorder(self) -> bool:
+        """Whether there is a recorder on the graph."""
+        return _RECORDER in self._client.node.get_node_names()
+
     def play(self, bag: Path) -> Played:
         """Play one bag.
 
@@ -106,7 +111,9 @@ class Player:
                 sent = self._send(_with(first, messages))
                 stopped = self._stop(info, discard=False)
             except BaseException:
-                self._stop(info, discard=True)
+                # What went wrong may be that the recorder has ended the episode, or is gone.
+                with suppress(RunError):
+                    self._stop(info, discard=True)
                 raise
         return Played(bag, copy, sent, int(stopped.dropped) + max(sent - int(stopped.messages), 0))
 
@@ -215,7 +222,13 @@ def _quality(latched: bool) -> QoSProfile:
 
 
 def _run(arguments: list[str]) -> int:
-    """Play everything; returns how many bags were not played whole."""
+    """Play everything; returns how many bags were not played whole.
+
+    Raises:
+        UserError: There are no such bags, or a parameter is wrong.
+        RunError: There is no recorder any more.
+        KeyboardInterrupt: Told to end.
+    """
     problems = 0
     with GraphClient("irevla_player", args=arguments) as client:
         settings = declare(client.node, PlayerSettings)
@@ -223,11 +236,17 @@ def _run(arguments: list[str]) -> int:
         bags = list(dict.fromkeys(bag for folder in settings.bags for bag in find_bags(folder)))
         player = Player(client, settings.rate)
         for number, bag in enumerate(bags, start=1):
+            left = f"{len(bags) - number + 1} of {len(bags)} bags were not played"
             try:
                 played = player.play(bag)
-            except UserError as error:
+            except KeyboardInterrupt:
+                log.warning(f"told to end: {left}")
+                raise
+            except (UserError, RunError) as error:
                 log.error(f"{bag}: not played: {error}")
                 problems += 1
+                if isinstance(error, RunError) and not player.has_recorder:
+                    raise RunError(f"no recorder: {left}") from None
                 continue
             problems += played.dropped > 0
             log.info(
@@ -237,7 +256,10 @@ def _run(arguments: list[str]) -> int:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Play the bags that the parameters name, then end: with 0 when all of them were played whole."""
+    """Play the bags that the parameters name, then end: with 0 when all of them were played whole.
+
+    SIGINT ends it with 0 as every node; the log then says how many bags were not played.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.exit(1 if _run(sys.argv if args is None else args) else 0)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sample_episodes import PROFILE, write_episode, write_foreign
+from sample_episodes import PROFILE, text, write_episode, write_foreign
 
+from irevla_policy.recording import topics
 from irevla_policy.recording.episode import write_label
+from irevla_policy.recording.storage import Topic, open_writer
 from irevla_trainer.data import index as module
 from irevla_trainer.data.index import EpisodeIndex
 
@@ -119,6 +123,137 @@ def test_bad_bags_are_listed_with_the_reason(tmp_path, opened):
     data.write_bytes(whole)
     index.refresh()
     assert datasets(index)["empty"] == "D_e"
+
+
+def test_flipped_bytes_cost_no_other_bag(tmp_path, monkeypatch):
+    monkeypatch.setenv("IREVLA_BAG_BACKEND", "rosbags")
+    bags = tmp_path / "bags"
+    good = write_episode(bags / "good", 1, omit=("/camera/image_raw",))
+    write_episode(bags / "zz_last", 1, omit=("/camera/image_raw",))
+    data = next(good.glob("*.mcap")).read_bytes()
+    for number in range(60):
+        bag = shutil.copytree(good, bags / f"flipped_{number:02}")
+        place = len(data) * number // 60
+        changed = data[:place] + bytes([data[place] ^ (1 + 37 * number % 255)]) + data[place + 1 :]
+        next(bag.glob("*.mcap")).write_bytes(changed)
+    index = index_of(tmp_path)
+    assert len(index.refresh().new) == 62
+    known = {episode.bag.name: episode for episode in index.episodes}
+    assert known["good"].dataset == known["zz_last"].dataset == "D_e"
+    flipped = [episode for name, episode in known.items() if name.startswith("flipped")]
+    listed = [episode for episode in flipped if episode.problem]
+    assert len(listed) > 20
+    for episode in listed:
+        assert episode.info is None
+        assert str(episode.bag) in episode.problem and "\n" not in episode.problem
+    assert all(episode.info == known["good"].info for episode in flipped if episode not in listed)
+    assert not index_of(tmp_path).refresh()
+
+
+def test_whatever_a_bag_raises_the_others_are_indexed(tmp_path, monkeypatch):
+    for name in ("bad", "good"):
+        write_episode(tmp_path / "bags" / name, 2)
+    describe = module.describe
+
+    def fail(bag: Path):
+        if bag.name == "bad":
+            raise ZeroDivisionError("of a\nlibrary")
+        return describe(bag)
+
+    monkeypatch.setattr(module, "describe", fail)
+    index = index_of(tmp_path)
+    index.refresh()
+    bad, good = index.episodes
+    assert bad.problem == f"{bad.bag}: cannot be read (ZeroDivisionError: of a library)"
+    assert good.dataset == "D_e"
+
+
+def test_a_foreign_type_on_the_topic_of_descriptions_is_one_problem(tmp_path):
+    bag = tmp_path / "bags" / "foreign"
+    writer = open_writer(bag, [Topic(topics.EPISODE_INFO, "std_msgs/msg/String")])
+    writer.write(topics.EPISODE_INFO, text("reach"), 1)
+    writer.finish()
+    index = index_of(tmp_path)
+    index.refresh()
+    (episode,) = index.episodes
+    expected = "/irevla/episode_info carries std_msgs/msg/String, expected irevla_msgs/msg/EpisodeInfo"
+    assert episode.problem == f"{bag}: {expected}"
+
+
+def test_links_to_nothing_and_files_that_vanish_cost_no_bag(tmp_path, monkeypatch):
+    bags = tmp_path / "bags"
+    for folder in (bags, write_episode(bags / "one", 2)):
+        (folder / "dangling").symlink_to(tmp_path / "nothing")
+        (folder / "loop").symlink_to("loop")
+        (folder / "vanishing").touch()
+    scandir = os.scandir
+
+    def late(folder: Path) -> Iterator[os.DirEntry[str]]:
+        entries = list(scandir(folder))
+        (folder / "vanishing").unlink(missing_ok=True)
+        return iter(entries)
+
+    monkeypatch.setattr(os, "scandir", late)
+    index = index_of(tmp_path)
+    index.refresh()
+    assert datasets(index) == {"one": "D_e"}
+    assert not index.refresh()
+
+
+def test_linked_folders_are_looked_into(tmp_path):
+    bag = write_episode(tmp_path / "elsewhere" / "one", 2)
+    (tmp_path / "bags").mkdir()
+    (tmp_path / "bags" / "linked").symlink_to(bag.parent)
+    (tmp_path / "bags" / "two").symlink_to(bag)
+    index = index_of(tmp_path)
+    index.refresh()
+    assert [(episode.bag.relative_to(tmp_path), episode.dataset) for episode in index.episodes] == [
+        (Path("bags/linked/one"), "D_e"),
+        (Path("bags/two"), "D_e"),
+    ]
+
+
+def test_recordings_without_metadata_are_listed_until_they_are_finished(tmp_path):
+    bags = tmp_path / "bags"
+    metadata = (write_foreign(bags / "killed", 2) / "metadata.yaml").rename(tmp_path / "metadata.yaml")
+    write_episode(bags / "killed" / "deeper", 2)
+    (write_episode(bags / "unfinished" / "ours", 2) / "metadata.yaml").unlink()
+    (bags / "database").mkdir()
+    (bags / "database" / "0.db3").touch()
+    index = index_of(tmp_path)
+    index.refresh()
+    problems = {episode.bag.name: episode.problem for episode in index.episodes}
+    assert sorted(problems) == ["database", "deeper", "killed"]
+    assert not problems["deeper"]
+    for name in ("database", "killed"):
+        assert problems[name].startswith(f"{bags / name}: unfinished bag (no metadata.yaml)")
+    # It may still be recorded: that it grows is no news, that it is finished is.
+    with next((bags / "killed").glob("*.mcap")).open("ab") as file:
+        file.write(b"more")
+    assert not index.refresh()
+    with next((bags / "killed").glob("*.mcap")).open("r+b") as file:
+        file.truncate(os.fstat(file.fileno()).st_size - 4)
+    metadata.rename(bags / "killed" / "metadata.yaml")
+    shutil.rmtree(bags / "killed" / "deeper")
+    assert [(episode.bag.name, episode.problem) for episode in index.refresh().new] == [("killed", "")]
+
+
+def test_it_says_how_far_the_first_look_is(tmp_path):
+    for name in ("one", "two"):
+        write_episode(tmp_path / "bags" / name, 2)
+    index = index_of(tmp_path)
+    assert not index.complete and index.progress == (0, 0)
+    said = []
+    index.refresh(lambda done, total: said.append((index.complete, index.progress)))
+    assert said == [(False, (1, 2)), (False, (2, 2))]
+    assert index.complete and index.progress == (2, 2)
+    # Of what is in the file nothing is known to be there until it was looked for; it need not be opened again.
+    write_episode(tmp_path / "bags" / "three", 2)
+    again = index_of(tmp_path)
+    assert not again.complete
+    again.refresh(lambda done, total: said.append((again.complete, again.progress)))
+    assert said[2:] == [(False, (3, 3))]
+    assert again.complete
 
 
 @pytest.mark.parametrize("damage", ["deleted", "cut", "foreign", "other version"])

@@ -328,7 +328,8 @@ def test_without_simulation_a_candidate_is_checked_and_then_tried_on_the_robot(t
     assert trainer.manager.judge_trials() is None
     trainer.manager._index.refresh()
     judged, verdict = trainer.manager.judge_trials()
-    assert judged.name == "job-000001" and verdict.promoted and verdict.reason.startswith("the candidate stays: 2 of 2 trials succeeded")
+    assert judged.name == "job-000001" and verdict.promoted
+    assert verdict.reason.startswith("the candidate stays: 2 of 2 trials succeeded")
     assert trainer.job.state.state == "succeeded" and trainer.job.state.promoted == outcome["version"]
     assert trainer.manager.on_trial is None
     assert read_provenance(Path(outcome["checkpoint"]))["trials"] == verdict.to_json()

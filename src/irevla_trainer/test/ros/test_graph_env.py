@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
+from stand_in_robot import StandInRobot
 
+from irevla_msgs.srv import ResetWorld
 from irevla_policy.errors import RunError
 from irevla_policy.graph.environment import default_environment
 from irevla_policy.graph.registry import find_graph
@@ -16,6 +22,7 @@ from irevla_policy.robot.profile import load_profile
 from irevla_policy.sim.environment import WorldEnvironment
 from irevla_policy.sim.experts import expert_for
 from irevla_trainer.rl.worlds import EpisodeRequest, Worlds
+from irevla_trainer.ros.graph_client import GraphClient
 from irevla_trainer.ros.graph_env import GraphEnvironment
 from irevla_trainer.ros.graph_worlds import GraphWorlds
 
@@ -29,13 +36,26 @@ def private(monkeypatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+@contextmanager
+def on_graph(mode: str, folder: Path) -> Iterator[GraphEnvironment]:
+    arguments = {"mode": mode, "expert": "false", "record": "", "task": "drawer-open"}
+    lock_step = mode == "lock_step"
+    with (
+        Supervisor(find_graph("sim").resolve(arguments), log_dir=folder) as nodes,
+        GraphEnvironment(PROFILE, "drawer-open", lock_step=lock_step, version="0123", check=nodes.check) as environment,
+    ):
+        yield environment
+
+
 @pytest.fixture
 def graph(tmp_path) -> Iterator[GraphEnvironment]:
-    arguments = {"mode": "lock_step", "expert": "false", "record": "", "task": "drawer-open"}
-    with (
-        Supervisor(find_graph("sim").resolve(arguments), log_dir=tmp_path) as nodes,
-        GraphEnvironment(PROFILE, "drawer-open", lock_step=True, version="0123", check=nodes.check) as environment,
-    ):
+    with on_graph("lock_step", tmp_path) as environment:
+        yield environment
+
+
+@pytest.fixture
+def real_time(tmp_path) -> Iterator[GraphEnvironment]:
+    with on_graph("real_time", tmp_path) as environment:
         yield environment
 
 
@@ -96,6 +116,55 @@ def test_a_reset_that_is_refused_and_a_broken_graph_are_errors(graph):
     assert graph.observation_space.contains(observed)
 
 
+def test_in_real_time_the_robot_does_what_it_is_told(real_time):
+    observed, info = real_time.reset(seed=3)
+    assert real_time.observation_space.contains(observed)
+    start, stamps, sources = observed["state"], [info["stamp"]], []
+    for step in range(1, 21):
+        observed, reward, terminated, truncated, info = real_time.step(np.array([1.0, 0.0, 0.0, 0.0], np.float32))
+        assert (info["step"], reward, terminated, truncated) == (step, 0.0, False, False)
+        stamps.append(info["stamp"])
+        sources.append(info.get("source"))
+    assert real_time.observation_space.contains(observed)
+    assert min(np.diff(stamps)) >= 0.5e9 / PROFILE.control_rate
+    assert sources.count("policy") >= 10, sources
+    assert observed["state"][0] - start[0] > 0.1
+
+
+def test_in_real_time_a_slow_caller_does_not_see_an_ever_older_world(real_time):
+    period = 1.0 / PROFILE.control_rate
+    _, info = real_time.reset(seed=3)
+    ages = []
+    for _ in range(12):
+        time.sleep(3 * period)
+        *_, info = real_time.step(np.zeros(PROFILE.action_dim, np.float32))
+        ages.append(time.time() - info["stamp"] * 1e-9)
+    # Now and then a busy machine renders late.
+    assert np.median(ages[6:]) < 2 * period, ages
+
+
+def test_what_is_found_wrong_while_no_observation_comes_is_said():
+    robot = StandInRobot()
+    robot.camera = False
+
+    def reset(_: ResetWorld.Request, response: ResetWorld.Response) -> ResetWorld.Response:
+        # Later than the answer, when the environment waits for nothing but an observation.
+        threading.Timer(0.5, setattr, (robot, "camera", True)).start()
+        response.accepted, response.instruction = True, "open the drawer"
+        return response
+
+    robot.change_image = lambda image: setattr(image, "width", 80)
+    robot.node.create_service(ResetWorld, "/irevla/reset", reset)
+    try:
+        with (
+            GraphEnvironment(PROFILE, "drawer-open", lock_step=False, patience=3.0) as environment,
+            pytest.raises(RunError, match=r"no observation within 3 s after .* \(image of camera 'corner'"),
+        ):
+            environment.reset(seed=1)
+    finally:
+        robot.close()
+
+
 def test_the_loop_gets_the_same_episodes_as_from_its_own_worlds(tmp_path):
     requests = [EpisodeRequest("drawer-open", "", 1), EpisodeRequest("window-close", "blue", 2)]
     weights = np.random.default_rng(0).normal(size=(PROFILE.state_dim, 4)) * 0.3
@@ -129,3 +198,15 @@ def test_the_loop_gets_the_same_episodes_as_from_its_own_worlds(tmp_path):
         for ours, theirs in zip(graph_seen[index], own_seen[index], strict=True):
             assert ours[:2] == theirs[:2]
             assert np.array_equal(ours[2], theirs[2]), (ours[0], ours[2] - theirs[2])
+
+
+def test_the_loops_graph_is_met_by_nobody_on_the_domain_of_its_process(tmp_path):
+    inherited = os.environ["ROS_DOMAIN_ID"]
+    with GraphClient("bystander") as bystander, GraphWorlds("sawyer", max_steps=2, log_dir=tmp_path) as worlds:
+        steps = worlds.episodes([EpisodeRequest("drawer-open", "", 1)], lambda seen: np.zeros((1, 4)))
+        assert len(list(steps)) == 2
+        with GraphClient("neighbour"):
+            deadline = time.monotonic() + 20.0
+            bystander.wait(lambda: "neighbour" in bystander.node.get_node_names(), deadline, "nobody is found")
+            assert sorted(bystander.node.get_node_names()) == ["bystander", "neighbour"]
+    assert os.environ["ROS_DOMAIN_ID"] == inherited

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from irevla_policy.graph.supervisor import Supervisor
 from irevla_policy.model.checkpoint import checkpoint_version
 from irevla_policy.recording.episode import write_label
 from irevla_policy.recording.interfaces import full_name
-from irevla_policy.recording.storage import find_bags, open_reader, open_writer
+from irevla_policy.recording.storage import BagError, find_bags, open_reader, open_writer
 from irevla_policy.recording.topics import EPISODE_INFO, INSTRUCTION, LATCHED
 from irevla_policy.ros import qos
 from irevla_trainer.cli import main
@@ -160,6 +161,38 @@ def test_a_bag_that_cannot_be_played_is_named_and_the_others_are(tmp_path):
     assert [path.name for path in find_bags(tmp_path / "again")] == ["first", "last"]
 
 
+def test_a_bag_that_the_recorder_refuses_is_named_and_the_others_are_played(tmp_path):
+    bags, again = tmp_path / "bags", tmp_path / "again"
+    for name in ("first", "second", "third"):
+        write_episode(bags / name, 3)
+    write_episode(again / "second", 5)
+    graph = find_graph("replay").resolve({"bag": str(bags), "rate": "0", "record": str(again)})
+    with Supervisor(graph, log_dir=tmp_path / "logs") as nodes, pytest.raises(Exception, match="irevla_player ended"):
+        nodes.wait(60)
+    assert f"{bags / 'second'}: not played: /irevla/start_episode: " in log(tmp_path)
+    assert log(tmp_path).count(", 0 dropped") == 2
+    assert [path.name for path in find_bags(again)] == ["first", "second", "third"]
+
+
+def test_told_to_end_the_player_leaves_nothing_half_and_says_what_it_did_not_play(tmp_path):
+    for name in ("first", "second"):
+        write_episode(tmp_path / "bags" / name, 400)
+    words = {"bag": str(tmp_path / "bags"), "rate": "1", "record": str(tmp_path / "again")}
+    with Supervisor(find_graph("replay").resolve(words), log_dir=tmp_path / "logs") as nodes:
+        deadline = time.monotonic() + 60.0
+        while "recording first" not in (tmp_path / "logs" / "irevla_recorder.log").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.kill(nodes.pid("irevla_player"), signal.SIGINT)
+        while "irevla_player" not in nodes.ended():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert nodes.ended() == {"irevla_player": 0}
+    assert "told to end: 2 of 2 bags were not played" in log(tmp_path)
+    with pytest.raises(BagError):
+        find_bags(tmp_path / "again")
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -177,7 +210,8 @@ def test_wrong_arguments_are_one_line(tmp_path, capsys, words, complaint):
 
 
 def test_without_a_recorder_the_player_says_so(tmp_path):
-    write_episode(tmp_path / "bag", 2)
+    for name in ("first", "second"):
+        write_episode(tmp_path / "bags" / name, 2)
     script = (
         "import sys\n"
         "from irevla_trainer.ros import player_node\n"
@@ -185,7 +219,8 @@ def test_without_a_recorder_the_player_says_so(tmp_path):
         "player_node.GraphClient.__init__ = lambda self, *a, **k: init(self, *a, **(k | {'patience': 2.0}))\n"
         "player_node.main(sys.argv)\n"
     )
-    words = ["--ros-args", "-p", f"bags:=[{tmp_path / 'bag'}]"]
+    words = ["--ros-args", "-p", f"bags:=[{tmp_path / 'bags'}]"]
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert "no irevla_recorder on this graph" in done.stderr
+    assert f"{tmp_path / 'bags' / 'first'}: not played: no irevla_recorder on this graph" in done.stderr
+    assert done.stderr.endswith("error: no recorder: 2 of 2 bags were not played\n")

@@ -46,7 +46,7 @@ def base(tmp_path_factory) -> Path:
     return folder
 
 
-class Died(Exception):
+class DiedError(Exception):
     """The policy node is killed in the middle of a request."""
 
 
@@ -85,7 +85,7 @@ class User:
         self.loaded.append(request.path)
         if self.dies:
             # No answer ever goes out.
-            raise Died
+            raise DiedError
         self.serves = Path(request.path)
         response.accepted, response.policy_version = True, checkpoint_version(request.path)
         return response
@@ -110,7 +110,7 @@ class User:
     def until(self, reached: Callable[[], bool], seconds: float = PATIENCE) -> None:
         deadline = time.monotonic() + seconds
         while not reached():
-            with suppress(Died):
+            with suppress(DiedError):
                 self.executor.spin_once(0.02)
             assert time.monotonic() < deadline, (self.statuses[-1:], self.values)
 
