@@ -20,6 +20,10 @@ SOURCES = ("policy", "expert", "human", "mixed")
 SUCCESSES = ("unknown", "yes", "no")
 STATES = ("recording", "finished", "aborted")
 
+# Fields of the message that are no strings.
+_NUMBERS: dict[str, type] = {
+    "seed": int, "source": int, "success": int, "state": int, "steps": int, "control_rate": float
+}  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -80,18 +84,22 @@ class EpisodeInfo:
         """From an irevla_msgs/EpisodeInfo, whichever library made it.
 
         Raises:
-            EpisodeError: A constant is out of range.
+            EpisodeError: A constant is out of range, or it is another message.
         """
-        values = {field.name: getattr(message, field.name) for field in fields(EpisodeInfo) if field.name != "stamp"}
+        try:
+            values = {
+                field.name: _NUMBERS.get(field.name, str)(getattr(message, field.name))
+                for field in fields(EpisodeInfo)
+                if field.name != "stamp"
+            }
+            stamp = interfaces.stamp_of(message.header)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise EpisodeError(f"episode info: expected {MESSAGE_TYPE}, found another message ({error})") from error
         for name, words in (("source", SOURCES), ("success", SUCCESSES), ("state", STATES)):
-            if not 0 <= int(values[name]) < len(words):
+            if not 0 <= values[name] < len(words):
                 raise EpisodeError(f"episode info: {name} must be below {len(words)}, found {values[name]}")
-            values[name] = words[int(values[name])]
-        numbers = {"seed": int(values["seed"]), "steps": int(values["steps"])}
-        return EpisodeInfo(
-            **(values | numbers | {"control_rate": float(values["control_rate"])}),
-            stamp=interfaces.stamp_of(message.header),
-        )
+            values[name] = words[values[name]]
+        return EpisodeInfo(**values, stamp=stamp)
 
 
 @dataclass(frozen=True)

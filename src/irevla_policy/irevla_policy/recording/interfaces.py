@@ -12,10 +12,10 @@ import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
-from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from irevla_policy.errors import UserError
@@ -125,8 +125,9 @@ def deserialize(data: bytes | memoryview, message_type: str, store: Typestore | 
         return store.deserialize_cdr(data, message_type)
     except KeyError:
         raise InterfaceError(f"unknown message type {message_type!r}: neither known nor defined in the bag") from None
-    except (SerdeError, AssertionError, ValueError, IndexError, struct.error) as error:
-        raise InterfaceError(f"{len(data)} bytes are not a {message_type}: {error or 'wrong length'}") from error
+    except Exception as error:
+        # Anything may come of code that is generated from a bag's definition and runs over its bytes.
+        raise InterfaceError(f"{len(data)} bytes are not a {message_type}: {str(error) or 'wrong length'}") from error
 
 
 def make_header(stamp: int, frame_id: str = "") -> Any:
@@ -192,12 +193,12 @@ def store_with(definitions: dict[str, str]) -> Typestore:
     for path in sorted(messages_folder().glob("*.msg")):
         types.update(get_types_from_msg(path.read_text(), f"{PACKAGE}/msg/{path.stem}"))
     for name, text in foreign.items():
-        try:
-            types.update(get_types_from_msg(text, name))
-        except TypesysError as error:
-            raise InterfaceError(f"the bag's definition of {name} cannot be read: {error}") from error
+        types.update(_parse(name, text))
     known = get_typestore(Stores.ROS2_JAZZY).fielddefs
-    store.register({name: fields for name, fields in types.items() if name not in known})
+    try:
+        store.register({name: fields for name, fields in types.items() if name not in known})
+    except Exception as error:
+        raise InterfaceError(f"the bag's definitions cannot be used: {shorten(str(error), 200)}") from error
     return store
 
 
@@ -214,10 +215,18 @@ def is_known(name: str, text: str) -> bool:
     if not name.startswith(f"{PACKAGE}/"):
         return True
     try:
-        theirs = get_types_from_msg(text, name)
-    except TypesysError:
+        theirs = _parse(name, text)
+    except InterfaceError:
         return False
     return all(theirs[part] == typestore().fielddefs.get(part) for part in theirs if part.startswith(f"{PACKAGE}/"))
+
+
+def _parse(name: str, text: str) -> dict[str, Any]:
+    try:
+        return get_types_from_msg(text, name)
+    except Exception as error:
+        # The parser raises more than its TypesysError over texts that are no definitions.
+        raise InterfaceError(f"the bag's definition of {name} cannot be read: {shorten(str(error), 200)}") from error
 
 
 def _known(message_type: str) -> Typestore:

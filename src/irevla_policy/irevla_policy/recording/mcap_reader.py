@@ -80,8 +80,10 @@ class McapScan:
         self.channels, self.schemas, self.damage, self.finished = {}, {}, "", False
         try:
             yield from self._messages(wanted)
-        except (struct.error, UnicodeDecodeError) as error:
-            self._report(f"holds a record that is none ({error})")
+        except McapError:
+            raise
+        except (struct.error, ValueError) as error:
+            self._report(f"is damaged: holds a record that is none ({error})")
 
     def _messages(self, wanted: Callable[[Channel], bool] | None) -> Iterator[Record]:
         chosen: dict[int, bool] = {}
@@ -122,7 +124,11 @@ class McapScan:
     def _chunk(self, body: memoryview, offset: int) -> memoryview:
         _, _, size, crc = CHUNK_HEAD.unpack_from(body)
         compression, place = read_text(body, CHUNK_HEAD.size)
-        records = _decompress(body[place + 8 :], compression, size, self.path)
+        try:
+            records = _decompress(body[place + 8 :], compression, size)
+        except McapError as error:
+            self._report(f"the chunk at byte {offset} is damaged: {error}")
+            return memoryview(b"")
         if len(records) != size or (crc and zlib.crc32(records) != crc):
             self._report(f"the chunk at byte {offset} is damaged (checksum or length)")
             return memoryview(b"")
@@ -175,7 +181,7 @@ def read_summary(path: Path) -> Summary:
     """Read the summary section at the end of a finished file.
 
     Raises:
-        McapError: Empty, not MCAP, unfinished, or without a summary.
+        McapError: Empty, not MCAP, unfinished, without a summary, or with a damaged one.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -189,11 +195,20 @@ def read_summary(path: Path) -> Summary:
             raise McapError(
                 f"{path}: truncated (no closing record): its recorder was killed or the copy is not complete"
             )
-        (start,) = struct.unpack_from("<Q", footer, 9)
-        if not len(MAGIC) <= start < size:
-            raise McapError(f"{path}: has no summary section")
+        start, _, checksum = struct.unpack_from("<QQI", footer, RECORD.size)
+        if not len(MAGIC) <= start <= size - len(footer):
+            raise McapError(f"{path}: the summary section is missing or damaged")
         file.seek(start)
-        data = memoryview(file.read(size - start - 37))
+        data = file.read(size - start - len(footer))
+    if checksum and zlib.crc32(data + footer[:25]) != checksum:
+        raise McapError(f"{path}: the summary is damaged (checksum)")
+    try:
+        return _parse_summary(memoryview(data))
+    except (struct.error, ValueError) as error:
+        raise McapError(f"{path}: the summary is damaged ({error})") from error
+
+
+def _parse_summary(data: memoryview) -> Summary:
     schemas: dict[int, Schema] = {}
     channels: dict[int, Channel] = {}
     counts: dict[int, int] = {}
@@ -203,6 +218,8 @@ def read_summary(path: Path) -> Summary:
         opcode, length = RECORD.unpack_from(data, place)
         body = data[place + RECORD.size : place + RECORD.size + length]
         place += RECORD.size + length
+        if place > len(data):
+            raise ValueError("a record reaches beyond it")
         if opcode == SCHEMA:
             schema = read_schema(body)
             schemas[schema.id] = schema
@@ -215,7 +232,7 @@ def read_summary(path: Path) -> Summary:
     return Summary(schemas, channels, counts, *times)
 
 
-def _decompress(data: memoryview, compression: str, size: int, path: Path) -> memoryview:
+def _decompress(data: memoryview, compression: str, size: int) -> memoryview:
     if not compression:
         return data
     if compression == "zstd":
@@ -223,13 +240,13 @@ def _decompress(data: memoryview, compression: str, size: int, path: Path) -> me
 
         try:
             return memoryview(zstandard.ZstdDecompressor().decompress(data, max_output_size=size))
-        except zstandard.ZstdError as error:
-            raise McapError(f"{path}: a chunk cannot be decompressed ({error})") from error
+        except (zstandard.ZstdError, OverflowError, MemoryError) as error:
+            raise McapError(f"cannot be decompressed ({error})") from error
     if compression == "lz4":
         import lz4.frame  # type: ignore[import-untyped]
 
         try:
             return memoryview(lz4.frame.decompress(data))
-        except RuntimeError as error:
-            raise McapError(f"{path}: a chunk cannot be decompressed ({error})") from error
-    raise McapError(f"{path}: unknown chunk compression {compression!r}; expected zstd, lz4 or none")
+        except (RuntimeError, MemoryError) as error:
+            raise McapError(f"cannot be decompressed ({error})") from error
+    raise McapError(f"unknown compression {compression!r}; expected zstd, lz4 or none")

@@ -72,30 +72,42 @@ def channel_record(channel: Channel) -> bytes:
     return record(CHANNEL, body + text_map(channel.metadata))
 
 
-def read_text(data: memoryview, place: int) -> tuple[str, int]:
-    """The text at a place, and the place after it.
+def read_bytes(data: memoryview, place: int) -> tuple[bytes, int]:
+    """The bytes with their length before them at a place, and the place after them.
 
     Raises:
-        McapError: It reaches beyond the data.
+        struct.error: No length.
+        ValueError: They reach beyond the data.
     """
     (length,) = struct.unpack_from("<I", data, place)
     end = place + 4 + length
     if end > len(data):
-        raise McapError("a text reaches beyond its record")
-    return bytes(data[place + 4 : end]).decode(), end
+        raise ValueError("a text reaches beyond its record")
+    return bytes(data[place + 4 : end]), end
+
+
+def read_text(data: memoryview, place: int) -> tuple[str, int]:
+    """The text at a place, and the place after it.
+
+    Raises:
+        struct.error: No length.
+        ValueError: It reaches beyond the data, or is no UTF-8.
+    """
+    text, end = read_bytes(data, place)
+    return text.decode(), end
 
 
 def read_schema(data: memoryview) -> Schema:
-    """The message type in the body of its record."""
+    """The message type in the body of its record; raises as `read_text`."""
     (number,) = struct.unpack_from("<H", data)
     name, place = read_text(data, 2)
     encoding, place = read_text(data, place)
-    (length,) = struct.unpack_from("<I", data, place)
-    return Schema(number, name, encoding, bytes(data[place + 4 : place + 4 + length]))
+    definition, _ = read_bytes(data, place)
+    return Schema(number, name, encoding, definition)
 
 
 def read_channel(data: memoryview) -> Channel:
-    """The topic in the body of its record."""
+    """The topic in the body of its record; raises as `read_text`."""
     number, schema = struct.unpack_from("<HH", data)
     topic, place = read_text(data, 4)
     encoding, place = read_text(data, place)

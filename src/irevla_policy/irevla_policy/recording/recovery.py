@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from irevla_policy.durable import put_in_place, sync
 from irevla_policy.recording import episode, interfaces, topics
 from irevla_policy.recording.bag_metadata import offers_from_text
 from irevla_policy.recording.mcap_reader import McapScan
@@ -22,6 +22,10 @@ from irevla_policy.recording.storage import (
     open_reader,
     open_writer,
 )
+from irevla_policy.recording.storage_python import move_into_place, remove_if_empty
+
+_COPY = ".recovered"
+"""Where, inside of what was left, a recovery writes: `.recovered/NAME` is there once it is whole, never before."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ def unfinished(folder: str | Path) -> list[Path]:
     """The unfinished bags below a folder of bags, in the order of their names."""
     found = []
     for place in sorted(Path(folder).rglob(UNFINISHED)):
-        if place.is_dir():
+        # What a killed recovery was writing is part of what was left.
+        if place.is_dir() and place.parent.name != _COPY:
             found.extend(sorted(path for path in place.iterdir() if path.is_dir()))
     return found
 
@@ -52,7 +57,8 @@ def recover(left: str | Path) -> Recovery:
     """Make a bag of what a killed recorder left, marked as aborted, in the place of the finished one.
 
     Every whole message is saved. What was left is removed once the new bag is safe on the disk, and at once when it
-    ends before its first message; a bag of which nothing can be read stays where it is.
+    ends before its first message; a bag of which nothing can be read stays where it is. When it is killed, at any
+    moment, the next recovery goes on.
 
     Args:
         left: An unfinished bag: a folder with one `.mcap` file, usually below `unfinished/`.
@@ -62,50 +68,93 @@ def recover(left: str | Path) -> Recovery:
         OSError: The disk is full.
     """
     left = Path(left).absolute()
+    ours = left.parent.name == UNFINISHED
+    target = left.parent.parent / left.name if ours else left.with_name(f"{left.name}_saved")
+    copy = left / _COPY / target.name
+    if copy.is_dir():
+        # Killed when all was saved but not in its place.
+        count = _count(copy)
+        _put(copy, left, target)
+        return Recovery(target, count, "")
+    if ours and left.is_dir() and not any(path.is_file() for path in left.rglob("*")):
+        # Killed before there was a file, or when all had been saved already.
+        _remove(left)
+        return Recovery(target, _count(target), "") if target.exists() else Recovery(None, 0, "")
     files = sorted(left.glob("*.mcap")) if left.is_dir() else []
     if len(files) != 1:
         raise BagError(f"{left}: expected the folder of an unfinished bag with one .mcap file, found {len(files)}")
-    target = left.parent.parent / left.name if left.parent.name == UNFINISHED else left.with_name(f"{left.name}_saved")
-    if (left / METADATA_FILE).is_file():
-        return _only_move(left, target)
-    scan = McapScan(files[0], strict=False)
+    finished = _finished(left)
+    if finished is None:
+        return _save(files[0], copy, left, target)
+    _demand_free(target, left)
+    move_into_place(left, target)
+    return Recovery(target, finished, "")
+
+
+def _finished(left: Path) -> int | None:
+    """Messages of a bag whose recorder was killed before it moved it; None when there is more to mend."""
+    if not (left / METADATA_FILE).is_file():
+        return None
+    try:
+        return _count(left)
+    except BagError:
+        # The metadata are cut off or do not fit the file.
+        return None
+
+
+def _save(file: Path, copy: Path, left: Path, target: Path) -> Recovery:
+    scan = McapScan(file, strict=False)
     try:
         messages = sum(1 for _ in scan.messages())
     except McapError as error:
         return Recovery(None, 0, str(error))
     if not messages and scan.channels and not scan.remainder:
-        shutil.rmtree(left)
+        _remove(left)
         return Recovery(None, 0, "")
     if not messages:
-        return Recovery(None, 0, f"{files[0]}: {scan.damage or 'no message'}")
-    return _rewrite(left, files[0], target)
+        return Recovery(None, 0, f"{file}: {scan.damage or 'no message'}")
+    _demand_free(target, left)
+    saved = _rewrite(scan, copy)
+    _put(copy, left, target)
+    return Recovery(target, saved, scan.damage)
 
 
-def _only_move(left: Path, target: Path) -> Recovery:
-    """A bag that was finished but not moved: the recorder died between the two."""
-    with closing(open_reader(left)) as reader:
-        count = reader.message_count
+def _count(bag: Path) -> int:
+    with closing(open_reader(bag)) as reader:
+        return reader.message_count
+
+
+def _demand_free(target: Path, left: Path) -> None:
     if target.exists():
         raise BagError(f"{target}: exists already; move it away to recover {left}")
-    os.rename(left, target)
-    return Recovery(target, count, "")
 
 
-def _rewrite(left: Path, file: Path, target: Path) -> Recovery:
-    aside = left.with_name(f"{left.name}.left")
-    os.rename(left, aside)
-    scan = McapScan(aside / file.name, strict=False)
+def _rewrite(scan: McapScan, copy: Path) -> int:
+    """Write the copy, whole or not at all; returns the number of messages saved."""
+    shutil.rmtree(copy.parent, ignore_errors=True)
     try:
-        saved = _copy(scan, target)
+        return _copy(scan, copy)
     except BaseException:
-        shutil.rmtree(left, ignore_errors=True)
-        os.rename(aside, left)
+        if not copy.exists():
+            shutil.rmtree(copy.parent, ignore_errors=True)
         raise
-    shutil.rmtree(aside)
-    with suppress(OSError):
-        # Fails while other bags are unfinished.
-        aside.parent.rmdir()
-    return Recovery(target, saved, scan.damage)
+
+
+def _put(copy: Path, left: Path, target: Path) -> None:
+    """Replace what was left by its copy, so that at any moment it is clear which of them counts."""
+    _demand_free(target, left)
+    for path in left.iterdir():
+        if path.is_file():
+            path.unlink()
+    sync(left)
+    put_in_place(copy, target)
+    _remove(left)
+
+
+def _remove(left: Path) -> None:
+    shutil.rmtree(left)
+    if left.parent.name == UNFINISHED:
+        remove_if_empty(left.parent)
 
 
 def _copy(scan: McapScan, target: Path) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -186,17 +187,35 @@ def open_reader(path: str | Path) -> BagReader:
     """Open a bag folder, or a single `.mcap` or `.db3` file.
 
     Raises:
-        BagError: Missing, unfinished, truncated, of an unknown kind or otherwise not a bag.
+        BagError: Missing, unfinished, truncated, damaged, of an unknown kind or otherwise not a bag.
     """
     path = Path(path)
-    storage = check(path)
-    if backend() == "rosbag2_py":
-        from irevla_policy.recording.storage_rosbag2 import Rosbag2Reader
+    with naming_damage(path):
+        layout = check(path)
+        if backend() == "rosbag2_py":
+            from irevla_policy.recording.storage_rosbag2 import Rosbag2Reader
 
-        return Rosbag2Reader(path, storage)
-    from irevla_policy.recording.storage_python import PythonReader
+            return Rosbag2Reader(path, layout)
+        from irevla_policy.recording.storage_python import PythonReader
 
-    return PythonReader(path, storage)
+        return PythonReader(path, layout)
+
+
+@contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """Make one error, which names the bag, of whatever the libraries that read it raise over malformed bytes.
+
+    Raises:
+        BagError: Something was raised, other than that a file cannot be opened or a module is not installed.
+    """
+    try:
+        yield
+    except (BagError, OSError, ImportError):
+        raise
+    except UserError as error:
+        raise BagError(str(error)) from error
+    except Exception as error:
+        raise BagError(f"{path}: damaged ({type(error).__name__}: {' '.join(str(error).split())})") from error
 
 
 def unfinished_place(path: Path) -> Path:
@@ -261,7 +280,10 @@ def _read_layout(path: Path) -> Layout:
     file = path / METADATA_FILE
     if not file.is_file():
         if any(path.glob("*.mcap")) or any(path.glob("*.db3")):
-            raise BagError(f"{path}: unfinished bag (no {METADATA_FILE}): `irevla inspect --recover {path}` mends it")
+            raise BagError(
+                f"{path}: unfinished bag (no {METADATA_FILE}): it is being recorded, or its recorder was killed; then "
+                f"`irevla inspect --recover {path}` mends it"
+            )
         raise BagError(f"{path}: not a bag (no {METADATA_FILE})")
     try:
         information = yaml.load(file.read_text(), Loader=_YAML_LOADER)["rosbag2_bagfile_information"]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from irevla_policy.durable import write_text
 from irevla_policy.recording import bag_metadata
 from irevla_policy.recording.interfaces import definition, deserialize, is_known, store_with, type_hash
 from irevla_policy.recording.mcap_reader import McapScan, Summary, read_summary
@@ -24,6 +25,7 @@ from irevla_policy.recording.storage import (
     Message,
     Offer,
     Topic,
+    naming_damage,
     unfinished_place,
 )
 
@@ -90,10 +92,7 @@ class PythonWriter:
         )
         self._mcap.add_metadata("rosbag2", {"serialized_metadata": bag_metadata.as_record(values)})
         self._mcap.finish()
-        with (self._place / METADATA_FILE).open("w") as file:
-            file.write(bag_metadata.as_file(values))
-            file.flush()
-            os.fsync(file.fileno())
+        write_text(self._place / METADATA_FILE, bag_metadata.as_file(values))
         move_into_place(self._place, self.path)
         return self.path
 
@@ -137,22 +136,8 @@ class PythonReader:
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[Message]:
         """See `storage.BagReader`."""
-        if self._other is not None:
-            yield from self._other_messages(topics)
-            return
-        for file in self._files:
-            scan = McapScan(file)
-            names: dict[int, str] = {}
-
-            def wanted(channel: Channel, names: dict[int, str] = names) -> bool:
-                names[channel.id] = channel.topic
-                return topics is None or channel.topic in topics
-
-            try:
-                for record in scan.messages(wanted):
-                    yield Message(names[record.channel_id], record.data, record.log_time)
-            except McapError as error:
-                raise BagError(str(error)) from error
+        with naming_damage(self.path):
+            yield from self._mcap_messages(topics) if self._other is None else self._other_messages(topics)
 
     def deserialize(self, message: Message) -> Any:
         """See `storage.BagReader`."""
@@ -197,6 +182,26 @@ class PythonReader:
             count = summary.counts.get(channel.id, 0) + (before.count if before else 0)
             self.topics[channel.topic] = Topic(channel.topic, schema.name, count=count)
 
+    def _mcap_messages(self, topics: Collection[str] | None) -> Iterator[Message]:
+        seen: Counter[str] = Counter()
+        for file in self._files:
+            names: dict[int, str] = {}
+
+            def wanted(channel: Channel, file: Path = file, names: dict[int, str] = names) -> bool:
+                if channel.topic not in self.topics:
+                    raise BagError(f"{file}: damaged: the summary does not know the topic {channel.topic!r}")
+                names[channel.id] = channel.topic
+                return topics is None or channel.topic in topics
+
+            for record in McapScan(file).messages(wanted):
+                name = names[record.channel_id]
+                seen[name] += 1
+                yield Message(name, record.data, record.log_time)
+        for name, topic in self.topics.items():
+            # Other writers may leave the counts out.
+            if topic.count and seen[name] != topic.count and (topics is None or name in topics):
+                raise BagError(f"{self.path}: damaged: {seen[name]} of {topic.count} messages on {name} are there")
+
     def _open_other(self) -> None:
         from rosbags.interfaces import MessageDefinitionFormat
         from rosbags.rosbag2 import Reader, ReaderError
@@ -223,16 +228,11 @@ class PythonReader:
             self.start_time, self.end_time = reader.start_time, reader.end_time - 1
 
     def _other_messages(self, topics: Collection[str] | None) -> Iterator[Message]:
-        from rosbags.rosbag2 import ReaderError
-
         chosen = [item for item in self._other.connections if topics is None or item.topic in topics]
         if not chosen:
             return
-        try:
-            for connection, log_time, data in self._other.messages(chosen):
-                yield Message(connection.topic, data, log_time)
-        except (ReaderError, sqlite3.Error) as error:
-            raise BagError(f"{self.path}: damaged: {error}") from error
+        for connection, log_time, data in self._other.messages(chosen):
+            yield Message(connection.topic, data, log_time)
 
 
 def move_into_place(place: Path, path: Path) -> None:

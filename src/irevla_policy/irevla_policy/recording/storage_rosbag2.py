@@ -12,7 +12,16 @@ from typing import Any
 from irevla_policy.recording.interfaces import deserialize, is_known, store_with, type_hash
 from irevla_policy.recording.mcap_reader import read_summary
 from irevla_policy.recording.mcap_records import McapError
-from irevla_policy.recording.storage import METADATA_FILE, BagError, Layout, Message, Offer, Topic, unfinished_place
+from irevla_policy.recording.storage import (
+    METADATA_FILE,
+    BagError,
+    Layout,
+    Message,
+    Offer,
+    Topic,
+    naming_damage,
+    unfinished_place,
+)
 from irevla_policy.recording.storage_python import move_into_place, remove_if_empty
 
 # rosbag2 writes a chunk when it is full, never because time has passed: with chunks this small, and 4 kB that the C
@@ -154,15 +163,15 @@ class Rosbag2Reader:
         chosen = [name for name in self.topics if topics is None or name in topics]
         if not chosen:
             return
-        reader = self._open()
-        if topics is not None:
-            reader.set_filter(self._filter(topics=chosen))
-        try:
+        with naming_damage(self.path):
+            reader = self._open()
+            if topics is not None:
+                reader.set_filter(self._filter(topics=chosen))
             while reader.has_next():
                 topic, data, log_time = reader.read_next()
+                if topic not in self.topics:
+                    raise BagError(f"{self.path}: damaged: {METADATA_FILE} does not know the topic {topic!r}")
                 yield Message(topic, data, int(log_time))
-        except RuntimeError as error:
-            raise BagError(f"{self.path}: damaged: {error}") from error
 
     def deserialize(self, message: Message) -> Any:
         """See `storage.BagReader`."""

@@ -52,6 +52,12 @@ def test_a_constant_out_of_range_is_named() -> None:
         EpisodeInfo.from_message(message)
 
 
+def test_another_message_is_named() -> None:
+    message = interfaces.make("std_msgs/msg/String", data="reach")
+    with pytest.raises(EpisodeError, match=r"expected irevla_msgs/msg/EpisodeInfo, found another message .*episode_id"):
+        EpisodeInfo.from_message(message)
+
+
 def test_the_newest_label_counts(tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "episode")
     assert read_label(bag) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from contextlib import closing
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 from sample_bags import TOPICS, image, text, write_bag
 
 from irevla_policy.recording import interfaces
+from irevla_policy.recording.mcap_records import CHUNK, MAGIC, MESSAGE_INDEX, RECORD
 from irevla_policy.recording.recovery import recover, unfinished
 from irevla_policy.recording.storage import BagError, find_bags, open_reader, open_writer
 
@@ -264,6 +266,59 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     file.write_bytes(data)
     with closing(open_reader(bag)) as reader, pytest.raises(BagError, match="damaged"):
         list(reader.messages())
+
+
+@pytest.mark.parametrize("checksum", [True, False])
+def test_a_flipped_byte_is_named_or_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checksum: bool
+) -> None:
+    monkeypatch.setenv("IREVLA_BAG_BACKEND", "rosbags")
+    bag = write_bag(tmp_path / "episode", frames=3)
+    file = bag / "episode_0.mcap"
+    data = bytearray(file.read_bytes())
+    if not checksum:
+        # Other writers may leave it out.
+        data[-12:-8] = bytes(4)
+        file.write_bytes(data)
+    (summary,) = struct.unpack_from("<Q", data, len(data) - 28)
+
+    def content() -> list[tuple[str, int, bytes]]:
+        with closing(open_reader(bag)) as reader:
+            return [(topic, time, bytes(message)) for topic, message, time in reader.messages()]
+
+    whole, errors = content(), []
+    # A few where they do harm for sure: the length, the id and the name of the summary's first record among them.
+    places = {*range(summary, summary + 20), *range(0, len(data), len(data) // 60), *range(len(data) - 60, len(data))}
+    for place in sorted(places):
+        file.write_bytes(data[:place] + bytes([data[place] ^ 0x91]) + data[place + 1 :])
+        try:
+            assert content() == whole
+        except BagError as error:
+            errors.append(str(error))
+    assert len(errors) > 30
+    assert all(str(bag) in error for error in errors)
+
+
+def test_a_topic_that_only_the_data_know_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IREVLA_BAG_BACKEND", "rosbags")
+    bag = write_bag(tmp_path / "episode")
+    file = bag / "episode_0.mcap"
+    file.write_bytes(file.read_bytes().replace(b"/irevla/instruction", b"/irevla/instructioN", 1))
+    with closing(open_reader(bag)) as reader, pytest.raises(BagError, match=r"damaged.*'/irevla/instructioN'"):
+        list(reader.messages())
+
+
+def test_messages_that_are_missing_are_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IREVLA_BAG_BACKEND", "rosbags")
+    bag = write_bag(tmp_path / "episode")
+    file = bag / "episode_0.mcap"
+    data, place = bytearray(file.read_bytes()), len(MAGIC)
+    while data[place] != CHUNK:
+        place += RECORD.size + RECORD.unpack_from(data, place)[1]
+    data[place] = MESSAGE_INDEX
+    file.write_bytes(data)
+    with closing(open_reader(bag)) as reader, pytest.raises(BagError, match=r"damaged: 0 of 1 messages"):
+        list(reader.messages(["/irevla/instruction"]))
 
 
 def test_an_unknown_backend_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
