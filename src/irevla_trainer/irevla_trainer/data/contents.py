@@ -13,7 +13,7 @@ import numpy.typing as npt
 from irevla_policy.recording import topics
 from irevla_policy.recording.cdr import CommandReader, CommandView, JointStateReader
 from irevla_policy.recording.episode import EpisodeInfo
-from irevla_policy.recording.interfaces import InterfaceError, peek_stamp, peek_uint32
+from irevla_policy.recording.interfaces import InterfaceError, full_name, peek_stamp, peek_uint32
 from irevla_policy.recording.quota import folder_size
 from irevla_policy.recording.storage import BagError, BagReader, Message
 from irevla_policy.robot.profile import Camera, RobotProfile
@@ -22,6 +22,14 @@ from irevla_policy.robot.profile import Camera, RobotProfile
 _NO_STAMP = -1
 # Images of bags up to this many bytes are held from the first pass on, those of others are read in a second one.
 _HELD = 64_000_000
+
+
+_TYPES = {
+    topics.EPISODE_INFO: "irevla_msgs/msg/EpisodeInfo",
+    topics.COMMAND: "irevla_msgs/msg/Command",
+    topics.STEP_INFO: "irevla_msgs/msg/StepInfo",
+    topics.INSTRUCTION: "std_msgs/msg/String",
+}
 
 
 @dataclass
@@ -65,8 +73,11 @@ def scan(bag: BagReader, profile: RobotProfile, cameras: Mapping[str, Camera], *
         derive: Whether the controller's commands are needed.
 
     Raises:
-        BagError: Joint states of another robot, or damage.
+        BagError: Joint states of another robot, another type of message than expected, or damage.
     """
+    for name, expected in (_TYPES | {profile.joint_states_topic: "sensor_msgs/msg/JointState"}).items():
+        if name in bag.topics and full_name(bag.topics[name].type) != expected:
+            raise BagError(f"{name}: expected {expected}, found {bag.topics[name].type}")
     wanted = {topics.EPISODE_INFO, topics.COMMAND, topics.INSTRUCTION, topics.STEP_INFO}
     wanted |= {profile.joint_states_topic, *cameras} | ({profile.command.topic} if derive else set())
     collector = _Collector(bag, profile, cameras, keep=folder_size(bag.path) <= _HELD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from sample_episodes import PERIOD, PROFILE, START
 
 from irevla_policy.recording import topics
 from irevla_policy.recording.episode import write_label
-from irevla_policy.recording.storage import Topic, open_writer
+from irevla_policy.recording.storage import Topic, open_reader, open_writer
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.profile import RobotProfile, from_dict, to_dict
 from irevla_policy.robot.proprioception import proprioceptive_state
@@ -146,6 +147,22 @@ def test_a_missing_topic_is_named(tmp_path: Path, reader: EpisodeReader, omit: t
     episode, report = reader.read(sample.write_episode(tmp_path / "a", steps=3, omit=omit))
     assert episode is None
     assert re.search(expected, report.problem), report.problem
+
+
+@pytest.mark.parametrize("name", [topics.INSTRUCTION, PROFILE.joint_states_topic, topics.COMMAND])
+def test_another_message_on_a_topic_is_named(tmp_path: Path, reader: EpisodeReader, name: str) -> None:
+    source = sample.write_episode(tmp_path / "source", steps=3)
+    with closing(open_reader(source)) as bag:
+        declared = [
+            replace(topic, type="std_msgs/msg/Header") if topic.name == name else topic for topic in bag.topics.values()
+        ]
+        writer = open_writer(tmp_path / "other", declared)
+        for message in bag.messages():
+            header = sample.make("std_msgs/msg/Header", stamp=sample.interfaces.make_header(1, "").stamp, frame_id="x")
+            writer.write(message.topic, header if message.topic == name else bytes(message.data), message.log_time)
+    episode, report = reader.read(writer.finish())
+    assert episode is None
+    assert f"{name}: expected " in report.problem and "found std_msgs/msg/Header" in report.problem
 
 
 def test_another_robot_is_named(tmp_path: Path, reader: EpisodeReader) -> None:

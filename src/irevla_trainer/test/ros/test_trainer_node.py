@@ -367,12 +367,13 @@ def test_two_hundred_jobs_leave_memory_and_files_as_they_were(user, base):
         return process.memory_info().rss / 1e6, process.num_fds()
 
     tiny = {"stage": "sft", "sft": SFT | {"steps": 1}, "validation_episodes": 1, "gate": {"episodes": 1, "looks": 1}}
-    with trainer(user, base, **tiny) as node:
+    with trainer(user, base, gate="open", **tiny) as node:
         first = (0.0, 0)
         for number in range(1, 201):
             assert user.retrain().accepted
-            user.until(lambda name=f"job-{number:06d}": user.statuses[-1].job_id == name, 30.0)
+            user.until(lambda name=f"job-{number:06d}": user.statuses[-1].job_id == name, 60.0)
             assert user.ended().state == TrainingStatus.STATE_SUCCEEDED
+            user.until(lambda count=number: len(user.loaded) == count)
             if number == 20:
                 first = taken(node)
         last = taken(node)
