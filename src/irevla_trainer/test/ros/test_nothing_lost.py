@@ -94,7 +94,7 @@ class Site:
             self.nodes = self._robot.enter_context(nodes)
             self.runner = self._robot.enter_context(EpisodeRunner(True, self.nodes.check))
         if self.trainer is None or self.trainer.poll() is not None:
-            self.trainer = start_trainer(self.folder, gate="open")
+            self.trainer = start_trainer(self.folder, verdict="open")
         with Operator(self.nodes.check) as operator:
             operator.ready()
             if operator.idle:

@@ -148,9 +148,9 @@ def user(tmp_path, base, monkeypatch) -> Iterator[User]:
 
 
 @contextmanager
-def trainer(user: User, base: Path, gate: str = "", **changes: Any) -> Iterator[subprocess.Popen]:
+def trainer(user: User, base: Path, verdict: str = "", **changes: Any) -> Iterator[subprocess.Popen]:
     """The node, until the block is left."""
-    node = start_trainer(user.folder, gate, **changes)
+    node = start_trainer(user.folder, verdict, **changes)
     try:
         user.until(lambda: user.values.get("demonstrations") == "2" and bool(user.values["serving_version"]), 60.0)
         yield node
@@ -161,7 +161,7 @@ def trainer(user: User, base: Path, gate: str = "", **changes: Any) -> Iterator[
 
 
 def test_an_empty_request_ends_with_a_better_policy_in_service(user, base):
-    with trainer(user, base, gate="open"):
+    with trainer(user, base, verdict="open"):
         asked = time.monotonic()
         answer = user.retrain()
         assert answer.accepted and answer.job_id == "job-000001"
@@ -207,7 +207,7 @@ def test_episodes_that_come_later_are_learnt_from(user, base):
 
 
 def test_jobs_that_wait_are_told_of_as_well(user, base):
-    with trainer(user, base, gate="open"):
+    with trainer(user, base, verdict="open"):
         assert user.retrain(stage=Retrain.Request.STAGE_SFT).accepted
         second = user.retrain(stage=Retrain.Request.STAGE_SFT, queue=True)
         assert second.accepted and second.job_id == "job-000002"
@@ -222,7 +222,7 @@ def test_jobs_that_wait_are_told_of_as_well(user, base):
 
 def test_a_policy_node_that_dies_while_it_loads_is_asked_again(user, base):
     user.dies = True
-    with trainer(user, base, gate="open"):
+    with trainer(user, base, verdict="open"):
         assert user.retrain(stage=Retrain.Request.STAGE_SFT).accepted
         user.until(lambda: len(user.loaded) == 1, 120.0)
         user.silent = True
@@ -261,7 +261,7 @@ def test_the_action_tells_how_far_it_is_and_can_be_cancelled(user, base):
 
 def test_the_action_ends_with_what_was_promoted(user, base):
     told: list[TrainingStatus] = []
-    with trainer(user, base, gate="open"):
+    with trainer(user, base, verdict="open"):
         assert user.action.wait_for_server(PATIENCE)
         goal = RunCycle.Goal(stage=Retrain.Request.STAGE_SFT)
         handle = user.answer(user.action.send_goal_async(goal, lambda feedback: told.append(feedback.feedback.status)))
@@ -321,7 +321,7 @@ def kill_at_random(user: User, base: Path, kills: int, seed: int) -> None:
     for _ in range(kills):
         user.statuses.clear()
         user.values.clear()
-        with trainer(user, base, gate="open") as node:
+        with trainer(user, base, verdict="open") as node:
             user.until(lambda: bool(user.statuses), 60.0)
             if user.statuses[-1].state in idle:
                 assert user.retrain().accepted
@@ -337,7 +337,7 @@ def kill_at_random(user: User, base: Path, kills: int, seed: int) -> None:
                 node.wait()
     user.statuses.clear()
     user.values.clear()
-    with trainer(user, base, gate="open"):
+    with trainer(user, base, verdict="open"):
         user.until(lambda: bool(user.statuses), 60.0)
         status = user.ended()
         assert status.state == TrainingStatus.STATE_SUCCEEDED, status.message
@@ -367,7 +367,7 @@ def test_two_hundred_jobs_leave_memory_and_files_as_they_were(user, base):
         return process.memory_info().rss / 1e6, process.num_fds()
 
     tiny = {"stage": "sft", "sft": SFT | {"steps": 1}, "validation_episodes": 1, "gate": {"episodes": 1, "looks": 1}}
-    with trainer(user, base, gate="open", **tiny) as node:
+    with trainer(user, base, verdict="open", **tiny) as node:
         first = (0.0, 0)
         for number in range(1, 201):
             assert user.retrain().accepted

@@ -24,12 +24,12 @@ CONFIG = {
 }
 
 
-def start_trainer(folder: Path, gate: str = "", stderr: int | None = None, **changes: Any) -> subprocess.Popen:
+def start_trainer(folder: Path, verdict: str = "", stderr: int | None = None, **changes: Any) -> subprocess.Popen:
     """Start the node.
 
     Args:
         folder: It works in `trainer` in it and watches `bags`.
-        gate: `open` to find every candidate better.
+        verdict: `open` to find every candidate better.
         stderr: As for Popen.
         changes: Settings of the trainer that are not as in `CONFIG`.
     """
@@ -45,4 +45,4 @@ def start_trainer(folder: Path, gate: str = "", stderr: int | None = None, **cha
     file = folder / "parameters.yaml"
     file.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
     words = [sys.executable, str(_TRAINER), "--ros-args", "--params-file", str(file)]
-    return subprocess.Popen(words, env=os.environ | {"STAND_IN_GATE": gate}, stderr=stderr)
+    return subprocess.Popen(words, env=os.environ | {"STAND_IN_GATE": verdict}, stderr=stderr)
