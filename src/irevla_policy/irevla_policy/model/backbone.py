@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,6 +91,18 @@ class VisionLanguageBackbone(nn.Module):
         cast = {key: value.to(dtype) if value.is_floating_point() else value for key, value in inputs.items()}
         output = self.vlm(**cast, use_cache=False)
         return output.logits.float(), inputs["attention_mask"].bool()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> VisionLanguageBackbone:
+        """A copy that shares what no checkpoint changes: weights that do not learn, and configurations."""
+        learnt = {id(parameter) for parameter in self.tunable()}
+        shared = [parameter for parameter in self.vlm.parameters() if id(parameter) not in learnt]
+        for module in self.vlm.modules():
+            shared += [value for name, value in vars(module).items() if name.endswith("config")]
+        memo |= {id(value): value for value in (*shared, self.source, self.lora)}
+        twin = self.__class__.__new__(self.__class__)
+        memo[id(self)] = twin
+        twin.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return twin
 
     def tunable(self) -> list[nn.Parameter]:
         """The parameters that stage 2 trains: all, the adapters, or none."""

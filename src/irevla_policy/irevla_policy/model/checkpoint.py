@@ -15,7 +15,7 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,15 +107,57 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> V
             policy = VLAPolicy(settings, robot, backbone, processor)
     except BackboneError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    if full:
-        _put(policy.backbone.vlm, _read_tensors(folder / _BACKBONE), folder / _BACKBONE)
+    _put_all(policy, folder)
+    return policy.eval().to(device)
+
+
+def load_twin(folder: str | Path, policy: VLAPolicy, pause: Callable[[], None] = lambda: None) -> VLAPolicy:
+    """Read a policy of the same form as another one that acts meanwhile, with as little work as can be.
+
+    Args:
+        folder: A checkpoint for which `same_form` holds.
+        policy: The other one; goes on as it is.
+        pause: Called between pieces of work that keep other threads from running.
+
+    Raises:
+        CheckpointError: A file is missing or damaged.
+    """
+    folder = Path(folder)
+    pause()
+    twin = policy.twin(_read_normaliser(folder, policy.robot))
+    _put_all(twin, folder, pause)
+    return twin
+
+
+def same_form(one: str | Path, other: str | Path) -> bool:
+    """Whether two checkpoints differ in weights and statistics only; False also when one cannot be read."""
+    try:
+        return _form(Path(one)) == _form(Path(other))
+    except OSError:
+        return False
+
+
+def _form(folder: Path) -> dict[str, bytes]:
+    files = [path for path in sorted((folder / _VLM).rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in (folder / _CONFIG, *files)}
+
+
+def _put_all(policy: VLAPolicy, folder: Path, pause: Callable[[], None] = lambda: None) -> None:
+    """Put the weights of a checkpoint into a policy."""
+    if policy.backbone.tuning == "full":
+        weights = _read_tensors(folder / _BACKBONE)
+        pause()
+        _put(policy.backbone.vlm, weights, folder / _BACKBONE)
     elif policy.backbone.tuning == "lora":
+        adapter = _read_tensors(folder / _ADAPTER)
+        pause()
         try:
-            policy.backbone.load_adapter_state(_read_tensors(folder / _ADAPTER))
+            policy.backbone.load_adapter_state(adapter)
         except ValueError as error:
             raise CheckpointError(f"{folder / _ADAPTER}: {error}") from error
-    _put(policy.action_head, _read_tensors(folder / _HEADS), folder / _HEADS)
-    return policy.eval().to(device)
+    heads = _read_tensors(folder / _HEADS)
+    pause()
+    _put(policy.action_head, heads, folder / _HEADS)
 
 
 def read_config(folder: str | Path) -> tuple[ModelSettings, RobotFacts, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -98,6 +99,14 @@ class VLAPolicy(nn.Module):
             backbone = VisionLanguageBackbone(settings, source, config)
             processor = Processor(vlm_processor, config.model_type, robot.cameras, normaliser)
             return cls(settings, robot, backbone, processor).eval()
+
+    def twin(self, normaliser: Normaliser) -> VLAPolicy:
+        """A policy of the same form with weights of its own, for another checkpoint; quicker than making one anew.
+
+        What no checkpoint changes is shared: the weights of a backbone that is frozen or has adapters, and its
+        tokenizer. Both may act at the same time, each in a thread of its own.
+        """
+        return copy.deepcopy(self, {id(self.processor): self.processor.with_normaliser(normaliser)})
 
     def new_critic(self) -> CriticHead:
         """An untrained critic head that fits the latent."""

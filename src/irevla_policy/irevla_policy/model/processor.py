@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +56,14 @@ class Processor:
         self.cameras = tuple(cameras)
         self.normaliser = normaliser
         self._texts: dict[tuple[Any, ...], dict[str, Tensor]] = {}
+        self._tokenising = threading.Lock()
         self._plain = _PlainImages.of(vlm_processor.image_processor)
+
+    def with_normaliser(self, normaliser: Normaliser) -> Processor:
+        """The same with other statistics; both may be used at the same time, each in a thread of its own."""
+        twin = copy.copy(self)
+        twin.normaliser, twin._texts = normaliser, dict(self._texts)
+        return twin
 
     def __call__(
         self,
@@ -113,7 +122,8 @@ class Processor:
         if key not in self._texts:
             if len(self._texts) >= _CACHED_TEXTS:
                 self._texts.clear()
-            self._texts[key] = self._tokenise(instruction, shapes)
+            with self._tokenising:
+                self._texts[key] = self._tokenise(instruction, shapes)
         return self._texts[key]
 
     def _tokenise(self, instruction: str, shapes: tuple[tuple[int, ...], ...]) -> dict[str, Tensor]:

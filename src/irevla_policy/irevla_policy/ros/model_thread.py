@@ -15,6 +15,8 @@ from irevla_policy.robot.proposal import Proposal
 
 # A lock-step observation waits this long for the command that the one before led to, s.
 _COMMAND_WAIT = 0.5
+# Without observations nobody waits, so that other work need not wait either, s.
+_NO_OBSERVATION = 0.25
 # Observations of a real-time stream that are further apart than this do not belong together, ns.
 _GAP = 500_000_000
 
@@ -53,6 +55,7 @@ class ModelThread:
         self._last_stamp: int | None = None
         self._running = False
         self._thread: threading.Thread | None = None
+        self._answered = 0
         self.replaced = 0
 
     @property
@@ -107,6 +110,12 @@ class ModelThread:
             self._command = (stamp, source)
             self._changed.notify_all()
 
+    def wait_for_gap(self) -> None:
+        """Wait until an observation has just been answered: until the next one comes there is time for other work."""
+        with self._changed:
+            answered = self._answered
+            self._changed.wait_for(lambda: not self._running or self._answered != answered, _NO_OBSERVATION)
+
     def _run(self) -> None:
         while True:
             with self._changed:
@@ -125,6 +134,9 @@ class ModelThread:
                 self._last_stamp = None
                 if self._running:
                     self._on_failure(error)
+            with self._changed:
+                self._answered += 1
+                self._changed.notify_all()
 
     def _answer(self, served: ServedPolicy, observation: Observation, start_over: bool) -> Flown:
         try:

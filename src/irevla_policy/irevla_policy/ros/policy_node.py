@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
@@ -35,7 +36,7 @@ from irevla_policy.robot.pilot import Flown, Pilot, ServedPolicy
 from irevla_policy.robot.profile import Camera, load_profile
 from irevla_policy.ros import qos
 from irevla_policy.ros.guard_messages import action_message, diagnostics
-from irevla_policy.ros.lifecycle import autostart, spin
+from irevla_policy.ros.lifecycle import autostart, settle_memory, spin
 from irevla_policy.ros.messages import image_topics, joint_positions, nanoseconds
 from irevla_policy.ros.model_thread import ModelThread
 from irevla_policy.ros.parameters import LifecycleSettings, SensorSettings, declare
@@ -82,7 +83,9 @@ class PolicyNode(LifecycleNode):
         self._error = ""
         self._error_at = -1e9
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.event())
-        self.create_service(LoadPolicy, "/irevla/load_policy", self._on_load)
+        # A group of its own: while it waits for the checkpoint the others, observations above all, go on.
+        group = MutuallyExclusiveCallbackGroup()
+        self.create_service(LoadPolicy, "/irevla/load_policy", self._on_load, callback_group=group)
         self.create_service(RollbackPolicy, "/irevla/rollback_policy", self._on_roll_back)
         self.create_timer(1.0, self._report)
         if self._settings.autostart:
@@ -236,7 +239,13 @@ class PolicyNode(LifecycleNode):
         from irevla_policy.model import serving
 
         serving.set_up(self._settings.threads, self._settings.seed)
-        return serving.load_for_serving(folder, self._profile, self._settings.device)
+        present = self._model.served
+        served = serving.load_for_serving(
+            folder, self._profile, self._settings.device, present, self._model.wait_for_gap
+        )
+        if present is None:
+            settle_memory()
+        return served
 
     async def _on_load(self, request: LoadPolicy.Request, response: LoadPolicy.Response) -> LoadPolicy.Response:
         finished: Future = Future()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from irevla_policy.model.checkpoint import load_checkpoint, save_checkpoint
+from irevla_policy.model.checkpoint import load_checkpoint, load_twin, same_form, save_checkpoint
 from irevla_policy.model.config import ModelSettings
 from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.model.pretrained import BackboneError
@@ -53,6 +53,15 @@ def test_family_trains_with_lora_and_survives_storage(family, cameras, backbones
     save_checkpoint(tmp_path / "policy", policy)
     assert not (tmp_path / "policy" / "backbone.safetensors").exists(), "the base model is kept by reference"
     assert np.array_equal(load_checkpoint(tmp_path / "policy").act(observations, states), trained)
+
+    save_checkpoint(tmp_path / "untrained", VLAPolicy.create(lora_settings(backbones(family)), robot, seed=3))
+    first = load_checkpoint(tmp_path / "untrained")
+    assert same_form(tmp_path / "untrained", tmp_path / "policy")
+    twin = load_twin(tmp_path / "policy", first)
+    assert np.array_equal(twin.act(observations, states), trained)
+    assert np.array_equal(first.act(observations, states), before)
+    shared = {p.data_ptr() for p in first.parameters()} & {p.data_ptr() for p in twin.parameters()}
+    assert len(shared) == len(base), "the pretrained weights are there twice, or adapters are shared"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -16,7 +16,9 @@ from irevla_policy.model.checkpoint import (
     check_fits,
     checkpoint_version,
     load_checkpoint,
+    load_twin,
     read_provenance,
+    same_form,
     save_checkpoint,
 )
 from irevla_policy.model.config import ModelSettings, RobotFacts
@@ -42,6 +44,30 @@ def test_loaded_policy_acts_bit_for_bit_the_same(policy, stored, observe):
     assert loaded.settings == policy.settings
     assert loaded.robot == policy.robot
     assert read_provenance(stored) == {"seed": 1}
+
+
+def test_a_twin_acts_as_its_checkpoint_says_and_leaves_the_first_alone(policy, stored, robot, tmp_path, observe):
+    other = VLAPolicy.create(ModelSettings(), robot, seed=2)
+    save_checkpoint(tmp_path / "other", other)
+    observations, states = [observe(1), observe(2, "close the window")], np.random.default_rng(0).normal(size=(2, 4))
+    before = policy.act(observations, states)
+    pauses = []
+    assert same_form(stored, tmp_path / "other")
+    twin = load_twin(tmp_path / "other", policy, lambda: pauses.append(1))
+    assert np.array_equal(twin.act(observations, states), other.act(observations, states))
+    assert np.array_equal(policy.act(observations, states), before)
+    assert not {p.data_ptr() for p in twin.parameters()} & {p.data_ptr() for p in policy.parameters()}
+    assert len(pauses) >= 3
+
+
+def test_another_form_is_seen(stored, robot, tmp_path):
+    save_checkpoint(tmp_path / "wider", VLAPolicy.create(ModelSettings(head_width=64), robot))
+    assert not same_form(stored, tmp_path / "wider")
+    assert not same_form(stored, tmp_path / "missing")
+    tokenizer = stored / "vlm" / "tokenizer.json"
+    shutil.copytree(stored, tmp_path / "words")
+    (tmp_path / "words" / "vlm" / "tokenizer.json").write_text(tokenizer.read_text() + " ")
+    assert not same_form(stored, tmp_path / "words")
 
 
 def test_version_is_of_the_content_alone(policy, stored, tmp_path):

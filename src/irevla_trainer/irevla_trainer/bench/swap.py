@@ -1,8 +1,9 @@
 """`irevla bench swap`: what a change of the serving policy does to the ticks of the robot, while training runs beside.
 
 The rig plays cameras and joint states to policy node and guard; every few seconds /irevla/load_policy asks for the
-other of two checkpoints. A tick's lateness is the time between two commands in control periods. What a training job
-takes from the processor is stood in for by busy processes, one a core, with the niceness of a job.
+other of two checkpoints. A tick is the time between two commands in control periods, as if the frames that they answer
+had come exactly on time: what the rig itself was late is taken off. What a training job takes from the processor is
+stood in for by busy processes, one a core, with the priority of a job.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.robot.profile import load_profile
 from irevla_trainer.bench.result import BenchResult, Target
 from irevla_trainer.bench.session import play, policy_graph, write_profile
+from irevla_trainer.jobs.priority import step_back
 from irevla_trainer.jobs.request import TrainerFile
 from irevla_trainer.ros.graph_client import GraphClient
 from irevla_trainer.ros.rig import Answers
@@ -94,7 +96,9 @@ def summarise(answers: Answers, swaps: Sequence[Swap], period: float) -> BenchRe
         period: Control period, s.
     """
     arrivals, versions = np.array(answers.arrivals), np.array(answers.versions)
-    ticks, ends = np.diff(arrivals) / period, arrivals[1:]
+    stamps, latency = np.array(list(answers.latency)) * 1e-9, np.array(list(answers.latency.values()))
+    # A frame without an answer makes the tick a whole period longer.
+    ticks, ends = np.round(np.diff(stamps) / period) + np.diff(latency) / period, arrivals[1:]
     changing = np.zeros(len(ticks), dtype=bool)
     first = []
     for swap in swaps:
@@ -122,7 +126,9 @@ def summarise(answers: Answers, swaps: Sequence[Swap], period: float) -> BenchRe
 def _load() -> Iterator[None]:
     """Every core busy with what steps back as training does."""
     context = multiprocessing.get_context("spawn")
-    busy = [context.Process(target=_work, args=(TrainerFile().nice,), daemon=True) for _ in range(os.cpu_count() or 1)]
+    busy = [
+        context.Process(target=_work, args=(TrainerFile().priority,), daemon=True) for _ in range(os.cpu_count() or 1)
+    ]
     for process in busy:
         process.start()
     try:
@@ -132,8 +138,8 @@ def _load() -> Iterator[None]:
             process.kill()
 
 
-def _work(niceness: int) -> None:
-    os.nice(niceness)
+def _work(priority: str) -> None:
+    step_back(priority)
     matrix = np.random.default_rng(0).normal(size=(256, 256))
     while True:
         matrix = np.tanh(matrix @ matrix / 256)

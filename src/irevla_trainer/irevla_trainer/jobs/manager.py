@@ -187,9 +187,7 @@ class JobManager:
             return Answer(False, busy.name, f"{busy.name} is running; wait for it, cancel it, or set queue")
         if self._on_trial is not None:
             name = self._on_trial.name
-            return Answer(
-                False, name, f"{name} is on trial; label its trials, cancel it, or set queue"
-            )
+            return Answer(False, name, f"{name} is on trial; label its trials, cancel it, or set queue")
         return None
 
     def _enqueue(self, job: JobFolder, what: str) -> Answer:

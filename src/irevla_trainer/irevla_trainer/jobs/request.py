@@ -9,6 +9,7 @@ from pathlib import Path
 
 from irevla_policy.settings import SettingsError, setting
 from irevla_trainer.jobs.gate import GateSettings
+from irevla_trainer.jobs.priority import PRIORITIES
 from irevla_trainer.learn.settings import SftSettings
 from irevla_trainer.loop.settings import EvaluationSettings, Stage1Settings, Stage2Settings, TaskSets, TrainFile
 
@@ -67,8 +68,11 @@ class TrainerFile:
     device: str = setting("cpu", "Torch device of the training")
     threads: int = setting(0, "Threads of the arithmetic; 0 for torch's choice", at_least=0)
     deciding_threads: int = setting(1, "Threads of the arithmetic while worlds run; 0 for as many as else", at_least=0)
-    nice: int = setting(
-        10, "How far training steps back behind the robot's processes for the processor", at_least=0, at_most=19
+    priority: str = setting(
+        "idle",
+        "How training shares the processor with the robot's processes: only what they leave (idle), a small share "
+        "(low), or as they do (normal)",
+        choices=PRIORITIES,
     )
     seed: int = setting(0, "Of jobs whose request names none", at_least=0)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from irevla_policy.errors import RunError, UserError
 from irevla_trainer.jobs.job import JobFolder
+from irevla_trainer.jobs.priority import step_back
 
 STOPPED = 130
 """Exit code of a process that was told to stop."""
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     os.environ.setdefault("MUJOCO_GL", "egl")
-    os.nice(job.order.settings.nice)
+    step_back(job.order.settings.priority)
     try:
         outcome = _work(job)
     except KeyboardInterrupt:

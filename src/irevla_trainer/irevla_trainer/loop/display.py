@@ -139,8 +139,8 @@ class Display:
             for name, values in categories.items()
         )
         self.say(f"{step}: {shown}")
-        successes, episodes = (sum(values[key] for values in categories.values()) for key in ("successes", "episodes"))
-        self._watch(Doing("evaluation", f"validation after {step}", "", episodes, episodes, successes / episodes))
+        success = sum(values["success"] for values in categories.values()) / len(categories)
+        self._watch(Doing("evaluation", f"validation after {step}", "", 1, 1, success))
         if decisions is not None:
             for name, values in categories.items():
                 self._scalar(f"validation/{name}", values["success"], decisions)

@@ -108,6 +108,7 @@ def trainer(tmp_path, base, bags):
             "validation_episodes": 2,
             "gate": {"episodes": 4, "looks": 2},
             "threads": 1,
+            "priority": "normal",
         }
         settings = from_dict(TrainerFile, values | changes, "test")
         index = EpisodeIndex([bags], PROFILE, tmp_path / "trainer" / "episodes.jsonl")

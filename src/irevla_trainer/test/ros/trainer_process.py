@@ -21,6 +21,7 @@ CONFIG = {
     "validation_episodes": 2,
     "gate": {"episodes": 4, "looks": 2},
     "threads": 1,
+    "priority": "normal",
 }
 
 
