@@ -59,6 +59,10 @@ class Processor:
         self._tokenising = threading.Lock()
         self._plain = _PlainImages.of(vlm_processor.image_processor)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Processor:
+        """The tokenizer is shared: nothing changes it."""
+        return self.with_normaliser(self.normaliser)
+
     def with_normaliser(self, normaliser: Normaliser) -> Processor:
         """The same with other statistics; both may be used at the same time, each in a thread of its own."""
         twin = copy.copy(self)

@@ -204,6 +204,7 @@ def test_cancelling_stops_at_once_and_the_job_can_go_on(trainer):
     assert trainer.job.state.state == "running"
 
 
+@pytest.mark.slow
 def test_a_training_process_that_is_killed_goes_on_by_itself(trainer):
     trainer.submit()
     trainer.until(lambda: trainer.progress.stage in ("rl", "sft"))
@@ -280,6 +281,7 @@ def test_without_a_policy_or_room_or_episodes_nothing_begins(trainer, tmp_path):
     assert trainer.submit(stage="sft").reason.startswith("no episode that is labelled as a success in ")
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_in_training_is_one_sentence_and_can_be_mended(trainer, tmp_path):
     bags, away = tmp_path / "bags", tmp_path / "away"
     shutil.copytree(trainer.bags, bags)

@@ -206,6 +206,7 @@ def test_episodes_that_come_later_are_learnt_from(user, base):
     assert "bags/pressed" in plan and "button-press" in plan
 
 
+@pytest.mark.slow
 def test_jobs_that_wait_are_told_of_as_well(user, base):
     with trainer(user, base, verdict="open"):
         assert user.retrain(stage=Retrain.Request.STAGE_SFT).accepted
@@ -220,6 +221,7 @@ def test_jobs_that_wait_are_told_of_as_well(user, base):
         assert user.statuses[-1].job_id == "job-000002"
 
 
+@pytest.mark.slow
 def test_a_policy_node_that_dies_while_it_loads_is_asked_again(user, base):
     user.dies = True
     with trainer(user, base, verdict="open"):
@@ -349,6 +351,7 @@ def kill_at_random(user: User, base: Path, kills: int, seed: int) -> None:
     assert sorted(bag.name for bag in (user.folder / "bags").iterdir()) == ["drawer-0", "drawer-1"]
 
 
+@pytest.mark.slow
 def test_kills_lose_nothing(user, base):
     kill_at_random(user, base, kills=2, seed=1)
 
