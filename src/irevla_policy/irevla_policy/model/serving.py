@@ -60,17 +60,15 @@ def load_for_serving(
     pause()
     version = checkpoint_version(folder)
     pause()
-    twin = present is not None and isinstance(present.policy, VLAPolicy) and same_form(present.folder, folder)
-    if twin:
-        assert present is not None and isinstance(present.policy, VLAPolicy)
-        policy = load_twin(folder, present.policy, pause)
+    if present is not None and isinstance(present.policy, VLAPolicy) and same_form(present.folder, folder):
+        policy, warm_ups = load_twin(folder, present.policy, pause), 1
     else:
-        policy = load_checkpoint(folder, require_device(device))
+        policy, warm_ups = load_checkpoint(folder, require_device(device)), _WARM_UPS
     check_fits(folder, policy.robot, profile)
     images = {camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in profile.cameras}
     observation = Observation(0, images, np.array(profile.home), 0.0, "warm up")
     state = np.zeros((1, profile.state_dim), np.float32)
-    for _ in range(1 if twin else _WARM_UPS):
+    for _ in range(warm_ups):
         pause()
         actions = policy.act([observation], state)
     if actions.shape[0] != 1 or actions.shape[2] != profile.action_dim or not np.isfinite(actions).all():

@@ -265,7 +265,7 @@ class JobManager:
     def _check_episodes(self, order: Order) -> None:
         """Refuse a job without anything to learn from; names what is wrong with the bags, if something is."""
         try:
-            usable(self._index.episodes, order)
+            usable(self._index.episodes, order, self._tasks)
         except SettingsError as error:
             if not self._index.complete:
                 done, total = self._index.progress
@@ -371,13 +371,10 @@ class JobManager:
         Raises:
             OSError: The disk is full; it is still to be handed over.
         """
-        job, self._to_hand_over = self._to_hand_over, None
+        job = self._to_hand_over
         assert job is not None
-        try:
-            self._settle(job, result)
-        except OSError:
-            self._to_hand_over = job
-            raise
+        self._settle(job, result)
+        self._to_hand_over = None
         return job
 
     @staticmethod

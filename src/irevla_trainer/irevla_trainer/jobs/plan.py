@@ -67,7 +67,7 @@ def _plan(job: JobFolder, order: Order) -> Plan:
         shutil.copyfile(job.index_path, index)
     episodes = EpisodeIndex([Path(folder) for folder in order.folders], profile, index)
     episodes.refresh()
-    found = usable(episodes.episodes, order)
+    found = usable(episodes.episodes, order, load_tasks(order.settings.task_file))
     demonstrations, successes = found.demonstrations, found.successes
     index.unlink(missing_ok=True)
     request, gate = order.request, order.settings.gate
@@ -107,8 +107,13 @@ class Usable:
     left_out: tuple[str, ...]
 
 
-def usable(episodes: list[IndexedEpisode], order: Order) -> Usable:
+def usable(episodes: list[IndexedEpisode], order: Order, tasks: TaskFile) -> Usable:
     """Of some episodes those that a job learns from.
+
+    Args:
+        episodes: All that are known.
+        order: Of the job.
+        tasks: What the job's worlds know.
 
     Raises:
         SettingsError: None for supervised learning, or no demonstration for a cycle.
@@ -118,7 +123,6 @@ def usable(episodes: list[IndexedEpisode], order: Order) -> Usable:
     left_out: tuple[str, ...] = ()
     if order.settings.worlds_in != "none":
         # A person's recording of whatever the robot did: without a simulation of it nobody could say how it goes.
-        tasks = load_tasks(order.settings.task_file)
         left_out = tuple(task for task in _tasks(successful) if not _is_known(task, tasks))
         successful = [episode for episode in successful if _task(episode) not in left_out]
     wanted = request.tasks if request.stage == "sft" else ()

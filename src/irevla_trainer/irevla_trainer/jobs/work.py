@@ -70,7 +70,7 @@ def _outcome(
         message = "no stage did better on validation seeds than the policy that it started from"
         return {"promoted": False, **versions, "version": "", "checkpoint": "", "message": message, "gate": None}
     if job.order.settings.gate.mode == "trials":
-        return versions | _for_trials(job, planned, run, loop, candidate, versions)
+        return _for_trials(job, planned, run, loop, candidate, versions)
 
     def progress(done: int, total: int) -> None:
         shown.watch(Doing("gate", "comparing the candidate with the policy before", "", done, total))
@@ -119,6 +119,7 @@ def _for_trials(
     return {
         "promoted": False,
         "awaits_trials": found["passed"],
+        **versions,
         "version": checkpoint_version(candidate),
         "checkpoint": str(store(candidate, job.policies, {"job": job.name, **versions, "check": found})),
         "message": found["reason"],

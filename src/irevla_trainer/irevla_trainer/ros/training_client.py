@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -32,12 +33,13 @@ class TrainingClient(GraphClient):
 
     def __init__(self, check: Callable[[], None] = lambda: None, patience: float = 60.0) -> None:
         super().__init__("irevla_training_client", check, patience)
-        self._status = TrainingStatus()
-        self._unread: list[TrainingStatus] = []
+        # Only the newest say anything when nobody follows.
+        self._unread: deque[TrainingStatus] = deque(maxlen=100)
         self._policy: dict[str, str] = {}
         self._trainer: dict[str, str] = {}
         # Deep enough that the end of a job is not lost when the next begins at once.
-        self.node.create_subscription(TrainingStatus, "/irevla/training_status", self._on_status, qos.latched(depth=20))
+        latched = qos.latched(depth=20)
+        self.node.create_subscription(TrainingStatus, "/irevla/training_status", self._on_status, latched)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.event())
 
     def retrain(self, demonstrations: int, **fields: Any) -> str:
@@ -84,7 +86,7 @@ class TrainingClient(GraphClient):
             self._executor.spin_once(timeout_sec=0.2)
             self._check()
             while self._unread:
-                status = self._unread.pop(0)
+                status = self._unread.popleft()
                 if status.job_id != job:
                     if seen and status.state == TrainingStatus.STATE_RUNNING:
                         raise RunError(
@@ -110,9 +112,7 @@ class TrainingClient(GraphClient):
         self.wait(lambda: self._policy.get("policy_version") == version, deadline, complaint)
 
     def _on_status(self, message: TrainingStatus) -> None:
-        self._status = message
-        # Only the newest say anything when nobody follows.
-        self._unread = [*self._unread[-99:], message]
+        self._unread.append(message)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

@@ -15,7 +15,6 @@ from stand_in_robot import StandInRobot
 
 from irevla_msgs.srv import ResetWorld
 from irevla_policy.errors import RunError
-from irevla_policy.graph.environment import default_environment
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.supervisor import Supervisor
 from irevla_policy.robot.profile import load_profile
@@ -27,13 +26,6 @@ from irevla_trainer.ros.graph_env import GraphEnvironment
 from irevla_trainer.ros.graph_worlds import GraphWorlds
 
 PROFILE = load_profile("sawyer")
-
-
-@pytest.fixture(autouse=True)
-def private(monkeypatch) -> None:
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-    for name, value in default_environment().items():
-        monkeypatch.setenv(name, value)
 
 
 @contextmanager

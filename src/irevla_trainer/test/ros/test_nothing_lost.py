@@ -18,7 +18,6 @@ from trainer_process import start_trainer
 
 from irevla_msgs.msg import TrainingStatus
 from irevla_policy.errors import RunError
-from irevla_policy.graph.environment import default_environment
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.supervisor import Supervisor
 from irevla_policy.model.checkpoint import checkpoint_version, save_checkpoint
@@ -35,15 +34,12 @@ VICTIMS = ("irevla_policy", "irevla_recorder", "irevla_trainer", "training")
 DEMONSTRATIONS = 2
 
 
-@pytest.fixture(autouse=True)
-def private(monkeypatch) -> None:
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-    for name, value in default_environment().items():
-        monkeypatch.setenv(name, value)
-
-
 class Operator(TrainingClient):
     """Who watches the trainer."""
+
+    @property
+    def _status(self) -> TrainingStatus:
+        return self._unread[-1] if self._unread else TrainingStatus()
 
     @property
     def idle(self) -> bool:

@@ -18,7 +18,6 @@ from sample_episodes import PROFILE, text, write_episode, write_foreign
 
 from irevla_msgs.msg import EpisodeInfo
 from irevla_msgs.srv import StartEpisode, StopEpisode
-from irevla_policy.graph.environment import default_environment
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.supervisor import Supervisor
 from irevla_policy.model.checkpoint import checkpoint_version
@@ -30,13 +29,6 @@ from irevla_policy.ros import qos
 from irevla_trainer.cli import main
 from irevla_trainer.data.dataset import Wanted, load_dataset
 from irevla_trainer.ros.graph_client import GraphClient
-
-
-@pytest.fixture(autouse=True)
-def private(monkeypatch) -> None:
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-    for name, value in default_environment().items():
-        monkeypatch.setenv(name, value)
 
 
 def replay(tmp_path: Path, bags: Path, rate: str = "0", **arguments: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 import signal
 import subprocess
@@ -27,7 +26,6 @@ from trainer_process import SFT, start_trainer
 from irevla_msgs.action import RunCycle
 from irevla_msgs.msg import TrainingStatus
 from irevla_msgs.srv import CancelTraining, LoadPolicy, Retrain
-from irevla_policy.graph.environment import default_environment
 from irevla_policy.model.checkpoint import checkpoint_version, save_checkpoint
 from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.policy import VLAPolicy
@@ -135,10 +133,7 @@ class User:
 
 
 @pytest.fixture
-def user(tmp_path, base, monkeypatch) -> Iterator[User]:
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(50 + os.getpid() % 50))
-    for name, value in default_environment().items():
-        monkeypatch.setenv(name, value)
+def user(tmp_path, base) -> Iterator[User]:
     bags = tmp_path / "bags"
     for number in range(2):
         write_episode(bags / f"drawer-{number}", 4, task="drawer-open")
