@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, ClassVar, SupportsFloat
 
@@ -144,7 +145,8 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
         self._label, self._start_over = "", True
         # It is on its way as a message too, which may come after the first observation.
         self._assembler.set_instruction(answer.instruction)
-        observation = self._next(start)
+        # And the first observation may have been complete, with the instruction before, when the answer came.
+        self._last = observation = replace(self._next(start), instruction=answer.instruction)
         self._episode = {"task": task, "variation": variation, "seed": answer.seed}
         self._count = 0
         return self._observed(observation), self._info(False, None)
