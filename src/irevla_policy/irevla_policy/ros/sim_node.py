@@ -13,6 +13,7 @@ from concurrent.futures import TimeoutError as LateError
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from irevla_policy.sim.metaworld import MetaWorld
 
 _RESET_SECONDS = 60.0
+_RECEIPT_SECONDS = 0.2
+"""Longest wait for the receipt of an instruction; a process that was killed never sends one."""
 _LOG_SECONDS = 2.0
 
 
@@ -174,8 +177,9 @@ class SimNode(Node):
         return int(self.get_clock().now().nanoseconds)
 
     def instruction(self, text: str) -> None:
-        """Publish what to do."""
+        """Publish what to do, and let everybody receive it before the observations that it is for."""
         self._instruction.publish(String(data=text))
+        self._instruction.wait_for_all_acked(Duration(nanoseconds=round(1e9 * _RECEIPT_SECONDS)))
 
     def clock(self, stamp: int) -> None:
         """Publish the simulated time."""
