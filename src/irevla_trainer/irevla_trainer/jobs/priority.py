@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from pathlib import Path
 
 PRIORITIES = ("idle", "low", "normal")
 
 _LOW, _LOWEST = 10, 19
 """Niceness of what gets a small share, and of what gets next to nothing."""
+
+_GROUP = Path("/proc/self/autogroup")
+"""Where Linux keeps the niceness of a session as a whole, on kernels that share the processor among sessions first."""
 
 
 def step_back(priority: str) -> None:
@@ -23,3 +28,8 @@ def step_back(priority: str) -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     elif priority != "normal":
         os.nice(_LOWEST if priority == "idle" else _LOW)
+    # What a process is within its session counts for nothing against the sessions of the other nodes. Only a session's
+    # leader may speak for it: a process that shares its session would hold others back too.
+    if priority != "normal" and os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):  # no such kernel
+            _GROUP.write_text(str(_LOWEST if priority == "idle" else _LOW))
