@@ -9,15 +9,15 @@ from pathlib import Path
 from irevla_policy.graph import shared
 from irevla_policy.graph.description import Argument, Graph, GraphDescription, GraphError, NodeSpec, ParameterValue
 from irevla_policy.robot.profile import load_profile
-from irevla_policy.sim.tasks import load_tasks
+from irevla_policy.sim.tasks import METAWORLD, WORLDS, load_tasks
 
 # What every checkpoint has: irevla_policy.model.checkpoint, which reads them, needs torch.
 _CHECKPOINT_FILES = ("config.json", "normalisation.json", "heads.safetensors")
 
 ARGUMENTS = (
-    Argument("robot", "sawyer", "Robot profile: name in config/robots, or path of a YAML file"),
-    Argument("world", "metaworld", "Simulated world", ("metaworld",)),
-    Argument("task", "button-press-topdown", "Task of the first episode"),
+    Argument("robot", "", "Robot profile: name in config/robots, or path of a YAML file; empty for the world's arm"),
+    Argument("world", METAWORLD, "Simulated world", WORLDS),
+    Argument("task", "", "Task of the first episode; empty for the world's choice"),
     Argument("variation", "", "Variation of the task as named in config/tasks; empty for the task as it is"),
     Argument("seed", "0", "Seed of the first episode; -1 draws one"),
     Argument("mode", "real_time", "Whether time flows, or waits for each command", ("real_time", "lock_step")),
@@ -39,10 +39,12 @@ def build(values: Mapping[str, str]) -> Graph:
     Raises:
         UserError: A number is none, or out of range; there is no such robot, task, variation, checkpoint or file.
     """
-    load_profile(values["robot"])
-    load_tasks(values["world"]).variation(values["task"], values["variation"])
+    tasks = load_tasks(values["world"])
+    robot, task = values["robot"] or tasks.robot, values["task"] or tasks.first_task
+    load_profile(robot)
+    tasks.variation(task, values["variation"])
     checkpoint, parameters_file = _checkpoint(values["checkpoint"]), shared.parameters_file("sim", values)
-    every: dict[str, ParameterValue] = {"robot": values["robot"], "lock_step": values["mode"] == "lock_step"}
+    every: dict[str, ParameterValue] = {"robot": robot, "lock_step": values["mode"] == "lock_step"}
     expert = values["expert"] == "true" or (values["expert"] == "auto" and not checkpoint)
 
     def node(name: str, module: str, threads: int = 1, **parameters: ParameterValue) -> NodeSpec:
@@ -61,13 +63,14 @@ def build(values: Mapping[str, str]) -> Graph:
         "irevla_sim",
         "sim_node",
         world=values["world"],
-        task=values["task"],
+        task=task,
         variation=values["variation"],
         seed=shared.whole_number("sim", values, "seed", -1, 2**31 - 1),
     )
     nodes = [simulator, node("irevla_guard", "guard_node")]
     if expert:
-        nodes.append(node("irevla_expert", "expert_node", noise=shared.number("sim", values, "noise", 0.0, 1.0)))
+        noise = shared.number("sim", values, "noise", 0.0, 1.0)
+        nodes.append(node("irevla_expert", "expert_node", world=values["world"], noise=noise))
     elif checkpoint:
         # One core stays with the simulator: threads that compete for it slow both down.
         threads = max(1, (os.cpu_count() or 1) - 1)

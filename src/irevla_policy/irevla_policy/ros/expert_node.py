@@ -24,6 +24,7 @@ from irevla_policy.ros.messages import floats, joint_positions, nanoseconds
 from irevla_policy.ros.parameters import NodeSettings, declare
 from irevla_policy.settings import setting
 from irevla_policy.sim.experts import Expert, expert_for
+from irevla_policy.sim.tasks import METAWORLD, WORLDS
 
 _KEPT = 64
 _LOG_SECONDS = 2.0
@@ -33,6 +34,7 @@ _LOG_SECONDS = 2.0
 class ExpertSettings(NodeSettings):
     """Parameters of `irevla_expert`."""
 
+    world: str = setting(METAWORLD, "Simulated world, whose experts act", choices=WORLDS)
     noise: float = setting(
         0.0, "Standard deviation of Gaussian noise on the displacement, in units of actions", at_least=0.0, at_most=1.0
     )
@@ -92,7 +94,9 @@ class ExpertNode(Node):
         episode = (step.task, step.variation, step.seed)
         try:
             if episode != self._episode or step.step <= self._last_step or self._expert is None:
-                self._expert = expert_for(step.task, self._settings.noise, _mixed(self._settings.seed, step.seed))
+                seed = _mixed(self._settings.seed, step.seed)
+                settings = self._settings
+                self._expert = expert_for(step.task, settings.noise, seed, settings.world, self._profile)
                 self._mapper.reset()
             values = self._expert.act(np.asarray(step.state, dtype=np.float64))
         except UserError as error:

@@ -20,7 +20,7 @@ from irevla_policy.sim.controller import CommandError, Trajectory
 from irevla_policy.sim.world import WorldError
 
 if TYPE_CHECKING:
-    from irevla_policy.sim.metaworld import MetaWorld
+    from irevla_policy.sim.simulated import SimulatedWorld
 
 C = TypeVar("C", bound=tuple[object, Trajectory])
 
@@ -66,7 +66,7 @@ class Output(Protocol):
         """Arm joints, rad and rad/s, `[n]`, and the gripper's opening, m."""
         ...
 
-    def step_info(self, stamp: int, world: MetaWorld) -> None:
+    def step_info(self, stamp: int, world: SimulatedWorld) -> None:
         """The world's account of its last control period."""
         ...
 
@@ -94,7 +94,7 @@ class WorldThread(ABC, Generic[C]):
         output: Where observations go.
     """
 
-    def __init__(self, make_world: Callable[[], MetaWorld], output: Output) -> None:
+    def __init__(self, make_world: Callable[[], SimulatedWorld], output: Output) -> None:
         self._make_world = make_world
         self._output = output
         self._failure: Exception | None = None
@@ -155,7 +155,7 @@ class LockStepDriver(WorldThread[tuple[int, Trajectory]]):
         self._work.put((stamp, trajectory))
 
     def _do_what_is_asked(self) -> None:
-        world: MetaWorld | None = None
+        world: SimulatedWorld | None = None
         try:
             while True:
                 waiting = world is not None and world.running
@@ -176,7 +176,7 @@ class LockStepDriver(WorldThread[tuple[int, Trajectory]]):
             if world is not None:
                 world.close()
 
-    def _reset(self, world: MetaWorld | None, reset: Reset, started: Future[Started]) -> MetaWorld | None:
+    def _reset(self, world: SimulatedWorld | None, reset: Reset, started: Future[Started]) -> SimulatedWorld | None:
         try:
             if world is None:
                 world = self._make_world()
@@ -192,7 +192,7 @@ class LockStepDriver(WorldThread[tuple[int, Trajectory]]):
         started.set_result(Started(world.stamp, world.seed, world.instruction))
         return world
 
-    def _advance(self, world: MetaWorld, stamp: int, trajectory: Trajectory) -> None:
+    def _advance(self, world: SimulatedWorld, stamp: int, trajectory: Trajectory) -> None:
         if not world.running or stamp != world.stamp:
             return
         try:
@@ -203,7 +203,7 @@ class LockStepDriver(WorldThread[tuple[int, Trajectory]]):
         self._observation = world.apply(setpoints, world.gripper if gripper is None else gripper).observation
         self._publish(world)
 
-    def _publish(self, world: MetaWorld) -> None:
+    def _publish(self, world: SimulatedWorld) -> None:
         seen, out = self._observation, self._output
         out.clock(seen.stamp)
         out.joints(seen.stamp, seen.joint_positions, world.environment.joint_velocities, seen.gripper)

@@ -34,10 +34,11 @@ from irevla_policy.ros.sim_drivers import LockStepDriver, Reset, Started, WorldT
 from irevla_policy.settings import SettingsError, setting
 from irevla_policy.sim.controller import CommandError, Trajectory
 from irevla_policy.sim.gl import require_gl
+from irevla_policy.sim.tasks import METAWORLD, WORLDS, load_tasks
 from irevla_policy.sim.world import WorldError
 
 if TYPE_CHECKING:
-    from irevla_policy.sim.metaworld import MetaWorld
+    from irevla_policy.sim.simulated import SimulatedWorld
 
 _RESET_SECONDS = 60.0
 _RECEIPT_SECONDS = 0.2
@@ -49,8 +50,8 @@ _LOG_SECONDS = 2.0
 class SimSettings(NodeSettings):
     """Parameters of `irevla_sim`."""
 
-    world: str = setting("metaworld", "Simulated world", choices=("metaworld",))
-    task: str = setting("button-press-topdown", "Task of the first episode")
+    world: str = setting(METAWORLD, "Simulated world", choices=WORLDS)
+    task: str = setting("", "Task of the first episode; empty for the world's choice")
     variation: str = setting("", "Variation of the first episode; empty for the task as it is")
     seed: int = setting(0, "Seed of the first episode; -1 draws one", at_least=-1)
     max_steps: int = setting(0, "Decisions until an episode is given up; 0 for the task file's number", at_least=0)
@@ -70,12 +71,13 @@ class SimNode(Node):
         settings = declare(self, SimSettings)
         self._profile = _seen_as(load_profile(settings.robot), settings)
         self._lock_step = settings.lock_step
-        self._task = settings.task
+        self._tasks = load_tasks(settings.world)
+        self._task = settings.task or self._tasks.first_task
         self._ended = False
         self._make_publishers()
         self._driver = self._make_driver(settings)
         self._driver.start()
-        self._start(Reset(settings.task, settings.variation, settings.seed))
+        self._start(Reset(self._task, settings.variation, settings.seed))
         self.create_service(ResetWorld, "/irevla/reset", self._reset)
         self._subscribe()
         self.create_timer(1.0, self._watch)
@@ -96,13 +98,13 @@ class SimNode(Node):
         # Here, not above: without a GL library MuJoCo cannot even be imported.
         require_gl()
         from irevla_policy.ros.sim_real_time import RealTimeDriver
-        from irevla_policy.sim.metaworld import MetaWorld
+        from irevla_policy.sim.worlds import make_world
 
-        profile = self._profile
+        profile, tasks, most = self._profile, self._tasks, settings.max_steps or None
         views = {profile.cameras[0].name: settings.camera} if settings.camera else {}
 
-        def world(images: bool) -> Callable[[], MetaWorld]:
-            return lambda: MetaWorld(profile, max_steps=settings.max_steps or None, images=images, views=views)
+        def world(images: bool) -> Callable[[], SimulatedWorld]:
+            return lambda: make_world(profile, tasks, max_steps=most, images=images, views=views)
 
         if self._lock_step:
             if profile.command.type != "trajectory_msgs/JointTrajectory":
@@ -192,7 +194,7 @@ class SimNode(Node):
         message.velocity = floats(velocities) + ([0.0] if self._profile.gripper else [])
         self._joint_states.publish(message)
 
-    def step_info(self, stamp: int, world: MetaWorld) -> None:
+    def step_info(self, stamp: int, world: SimulatedWorld) -> None:
         """Publish the world's account of its last step."""
         message = StepInfo(
             step=world.steps,

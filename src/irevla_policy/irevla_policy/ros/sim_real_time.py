@@ -16,9 +16,8 @@ from irevla_policy.errors import UserError
 from irevla_policy.robot.profile import Camera
 from irevla_policy.ros.sim_drivers import CLOSE_SECONDS, Output, Reset, Started, WorldThread
 from irevla_policy.sim.controller import Trajectory, TrajectoryController
-from irevla_policy.sim.metaworld import MetaWorld
 from irevla_policy.sim.rendering import CameraRenderer
-from irevla_policy.sim.sawyer import ActuatedSawyer
+from irevla_policy.sim.simulated import SimulatedWorld, TaskEnvironment
 
 _LATE_SECONDS = 0.1
 # A reset is followed by silence, longer by this than watchdogs wait, so that they take notice of it.
@@ -42,7 +41,7 @@ class RealTimeDriver(WorldThread[tuple[float, Trajectory]]):
 
     def __init__(
         self,
-        make_world: Callable[[], MetaWorld],
+        make_world: Callable[[], SimulatedWorld],
         output: Output,
         cameras: tuple[Camera, ...],
         views: dict[str, str],
@@ -79,7 +78,7 @@ class RealTimeDriver(WorldThread[tuple[float, Trajectory]]):
             self._follow_the_clock(world)
             world.close()
 
-    def _follow_the_clock(self, world: MetaWorld) -> None:
+    def _follow_the_clock(self, world: SimulatedWorld) -> None:
         period = 1.0 / world.profile.guard_rate
         frame_every = max(round(world.profile.guard_rate / self._camera_rate), 1)
         substep = 0
@@ -104,7 +103,7 @@ class RealTimeDriver(WorldThread[tuple[float, Trajectory]]):
             self._output.warn(f"the simulation cannot hold real time: it runs at {1.0 - late / took:.0%} of it")
             self._due = self._on_time = time.monotonic()
 
-    def _first_episode(self) -> MetaWorld | None:
+    def _first_episode(self) -> SimulatedWorld | None:
         while (work := self._work.get()) is not None:
             if not isinstance(work[0], Reset):
                 continue
@@ -119,7 +118,7 @@ class RealTimeDriver(WorldThread[tuple[float, Trajectory]]):
             world.close()
         return None
 
-    def _serve(self, world: MetaWorld) -> bool:
+    def _serve(self, world: SimulatedWorld) -> bool:
         """Do what was asked for since the last substep; False to stop."""
         while not self._work.empty():
             work = self._work.get()
@@ -131,7 +130,7 @@ class RealTimeDriver(WorldThread[tuple[float, Trajectory]]):
                 self._controller.follow(work[1], work[0])
         return True
 
-    def _is_for_now(self, world: MetaWorld, trajectory: Trajectory) -> bool:
+    def _is_for_now(self, world: SimulatedWorld, trajectory: Trajectory) -> bool:
         """Whether a command is for the arm of this episode, not for where it was before the reset."""
         if not self._followed:
             apart = np.max(np.abs(trajectory.positions[0] - world.environment.joint_positions))
@@ -139,7 +138,7 @@ class RealTimeDriver(WorldThread[tuple[float, Trajectory]]):
             self._followed = bool(apart <= _NEAR) or waited
         return self._followed
 
-    def _start(self, world: MetaWorld, reset: Reset, started: Future[Started]) -> bool:
+    def _start(self, world: SimulatedWorld, reset: Reset, started: Future[Started]) -> bool:
         try:
             world.reset(reset.task, reset.variation, reset.seed)
         except UserError as error:
@@ -161,7 +160,7 @@ class RealTimeDriver(WorldThread[tuple[float, Trajectory]]):
         started.set_result(Started(stamp, world.seed, world.instruction))
         return True
 
-    def _publish(self, world: MetaWorld, substep: int, frame_every: int) -> None:
+    def _publish(self, world: SimulatedWorld, substep: int, frame_every: int) -> None:
         stamp = self._output.now()
         self._seen(world, stamp)
         if substep % world.profile.substeps == 0:
@@ -169,9 +168,9 @@ class RealTimeDriver(WorldThread[tuple[float, Trajectory]]):
         if substep % frame_every == 0:
             self._renderer.offer(stamp, world.environment)
 
-    def _seen(self, world: MetaWorld, stamp: int) -> None:
+    def _seen(self, world: SimulatedWorld, stamp: int) -> None:
         arm = world.environment
-        self._output.joints(stamp, arm.joint_positions, arm.joint_velocities, arm.finger_distance)
+        self._output.joints(stamp, arm.joint_positions, arm.joint_velocities, arm.opening)
 
 
 class _RenderThread:
@@ -181,25 +180,25 @@ class _RenderThread:
         self._output = output
         self._cameras = cameras
         self._views = views
-        self._newest: tuple[int | None, ActuatedSawyer, mujoco.MjData] | None = None
-        self._prepared: ActuatedSawyer | None = None
+        self._newest: tuple[int | None, TaskEnvironment, mujoco.MjData] | None = None
+        self._prepared: TaskEnvironment | None = None
         self._changed = threading.Condition()
         self._stop = False
         self.failure: Exception | None = None
-        self._renderers: OrderedDict[ActuatedSawyer, CameraRenderer] = OrderedDict()
+        self._renderers: OrderedDict[TaskEnvironment, CameraRenderer] = OrderedDict()
         self._thread = threading.Thread(target=self._run, name="render", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def prepare(self, environment: ActuatedSawyer) -> None:
+    def prepare(self, environment: TaskEnvironment) -> None:
         """Wait until a scene has been rendered once: its first image takes so long that physics would fall behind."""
         if self._prepared is not environment:
             self.offer(None, environment)
         with self._changed:
             self._changed.wait_for(lambda: self._prepared is environment or self.failure or self._stop)
 
-    def offer(self, stamp: int | None, environment: ActuatedSawyer) -> None:
+    def offer(self, stamp: int | None, environment: TaskEnvironment) -> None:
         """Render the scene as it is now; without a stamp the images are not published."""
         environment.show_targets()
         state = copy.copy(environment.data)
@@ -235,7 +234,7 @@ class _RenderThread:
             for renderer in self._renderers.values():
                 renderer.close()
 
-    def _render(self, stamp: int | None, environment: ActuatedSawyer, state: mujoco.MjData) -> None:
+    def _render(self, stamp: int | None, environment: TaskEnvironment, state: mujoco.MjData) -> None:
         if environment not in self._renderers:
             if len(self._renderers) >= _RENDERED_SCENES:
                 self._renderers.popitem(last=False)[1].close()

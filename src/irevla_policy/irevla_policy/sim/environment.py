@@ -26,6 +26,8 @@ from irevla_policy.sim.world import World
 Observed = dict[str, npt.NDArray[Any]]
 
 _SEEDS = 2**31
+_BOUNDED = ("ee_delta", "joint_velocity")
+"""Action spaces whose raw actions are meant to be in [-1, 1]: shares of the largest displacement, or rad/s."""
 _LARGEST_STATE = 15.0  # m or rad: beyond what a profile may say
 
 
@@ -42,12 +44,12 @@ class WorldEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
     environment's tasks take turns at random.
 
     Args:
-        profile: The robot; actions must be `ee_delta`.
+        profile: The robot; actions must be `ee_delta` or `joint_velocity`.
         tasks: Tasks to draw from.
         variation: Variation of all tasks.
         max_steps: Decisions until an episode is given up; the tasks' own numbers by default.
         images: Whether to render; without, only `state` is observed.
-        world: Makes another world than Meta-World; called at the first reset, in the process that uses it.
+        world: Makes the world; called at the first reset, in the process that uses it. Meta-World when left out.
 
     Raises:
         ValueError: No tasks, or another action space.
@@ -67,9 +69,10 @@ class WorldEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
     ) -> None:
         if not tasks:
             raise ValueError("tasks: expected at least one")
-        if profile.action_space != "ee_delta":
+        if profile.action_space not in _BOUNDED:
             raise ValueError(
-                f"robot {profile.name!r}: expected the action space ee_delta, found {profile.action_space!r}"
+                f"robot {profile.name!r}: expected an action space of {', '.join(_BOUNDED)}, "
+                f"found {profile.action_space!r}"
             )
         self.render_mode = render_mode
         self._profile = profile

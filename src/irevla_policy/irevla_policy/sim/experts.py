@@ -1,67 +1,57 @@
-"""Scripted experts: Meta-World's own policies, which read the privileged state."""
+"""Scripted experts of the simulated worlds, which read the privileged state."""
 
 from __future__ import annotations
 
-import warnings
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from metaworld.policies import ENV_POLICY_MAP
 
 from irevla_policy.robot.observation import Vector
-from irevla_policy.sim.tasks import load_tasks
+from irevla_policy.robot.profile import RobotProfile
+from irevla_policy.sim.tasks import METAWORLD
 from irevla_policy.sim.world import WorldError
 
-STATE_SIZE = 39
-"""Length of Meta-World's state."""
+
+class Expert(Protocol):
+    """What solves a task."""
+
+    def act(self, state: Vector) -> npt.NDArray[np.float64]:
+        """The expert's raw action, `[action_dim]`, to be held for one control period.
+
+        Args:
+            state: The world's privileged state.
+
+        Raises:
+            WorldError: The state is that of another world.
+        """
+        ...
 
 
-class Expert:
-    """The scripted expert of one Meta-World task.
+def expert_for(
+    task: str, noise: float = 0.0, seed: int = 0, world: str = METAWORLD, profile: RobotProfile | None = None
+) -> Expert:
+    """The scripted expert of a task, for one episode.
 
     Args:
-        task: Name of the task, with or without version suffix.
-        noise: Standard deviation of Gaussian noise on the displacement, for a spread of demonstrations;
-            in units of actions. The gripper stays as it is.
-        seed: Seed of the noise.
+        task: Name of the task.
+        noise: Standard deviation of Gaussian noise on the arm's action, for a spread of demonstrations; in units of
+            actions. The gripper stays as it is.
+        seed: Of the noise, and of what else differs between demonstrations.
+        world: Name of the world.
+        profile: The robot; Meta-World's experts need none.
 
     Raises:
         TaskError: No such task.
+        WorldError: The robot's actions are not those of the world's experts.
         ValueError: Negative noise.
     """
+    if world == METAWORLD:
+        from irevla_policy.sim.metaworld_experts import MetaWorldExpert
 
-    def __init__(self, task: str, noise: float = 0.0, seed: int = 0) -> None:
-        if noise < 0.0:
-            raise ValueError(f"noise: must be at least 0, found {noise}")
-        self.task = load_tasks().task_name(task)
-        self._policy = ENV_POLICY_MAP[f"{self.task}-v3"]()
-        self._noise = noise
-        self._random = np.random.default_rng(seed)
+        return MetaWorldExpert(task, noise, seed)
+    from irevla_policy.sim.kitchen_experts import KitchenExpert
 
-    def act(self, state: Vector) -> npt.NDArray[np.float64]:
-        """The expert's raw action, to be held for one control period.
-
-        Args:
-            state: Meta-World's state, `[39]`.
-
-        Returns:
-            `ee_delta` and gripper, `[4]`, in [-1, 1].
-
-        Raises:
-            WorldError: The state is none of Meta-World.
-        """
-        state = np.asarray(state, dtype=np.float64)
-        if state.shape != (STATE_SIZE,) or not np.isfinite(state).all():
-            found = f"{state.size} values" if np.isfinite(state).all() else "one that is not finite"
-            raise WorldError(f"state of task {self.task!r}: expected {STATE_SIZE} finite values, found {found}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # at nearly every step: that the action will be clipped, as it is here
-            action = np.clip(self._policy.get_action(state), -1.0, 1.0).astype(np.float64)
-        if self._noise > 0.0:
-            action[:3] = np.clip(action[:3] + self._random.normal(0.0, self._noise, 3), -1.0, 1.0)
-        return action
-
-
-def expert_for(task: str, noise: float = 0.0, seed: int = 0) -> Expert:
-    """The scripted expert of a task; see `Expert`."""
-    return Expert(task, noise, seed)
+    if profile is None:
+        raise WorldError(f"the experts of world {world!r} need a robot profile")
+    return KitchenExpert(task, profile, noise, seed)

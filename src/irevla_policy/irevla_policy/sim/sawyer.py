@@ -23,9 +23,6 @@ Array = npt.NDArray[np.float64]
 SpecEdit = Callable[[mujoco.MjSpec], None]
 PlaceHand = Callable[[Array], Array]
 
-OPEN = -1.0
-"""Gripper command at the start of an episode."""
-
 _NEVER = 2**31  # environment steps: the World counts its own
 
 SERVO_GROUP = 5
@@ -219,7 +216,7 @@ class ActuatedSawyer(SawyerXYZEnv):
         return self.data.qvel[self._qvel].copy()
 
     @property
-    def finger_distance(self) -> float:
+    def opening(self) -> float:
         """Distance between the fingers, m; 0.1 when open."""
         return float(np.linalg.norm(self.data.body("rightclaw").xpos - self.data.body("leftclaw").xpos))
 

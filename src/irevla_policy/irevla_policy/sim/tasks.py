@@ -10,6 +10,9 @@ from irevla_policy.errors import UserError
 from irevla_policy.paths import config_folder
 from irevla_policy.settings import SettingsError, load, setting
 
+METAWORLD, KITCHEN = WORLDS = ("metaworld", "kitchen")
+"""Names of the simulated worlds."""
+
 NO_VARIATION = ""
 """Name of the task as it is."""
 
@@ -36,6 +39,9 @@ class Variation:
 
     shift: tuple[float, float, float] = setting(
         (0.0, 0.0, 0.0), "Shift of the range of object positions", unit="m", at_least=-0.5, at_most=0.5
+    )
+    turn: float = setting(
+        0.0, "Turn of the scene about the robot's base; kitchen only", unit="rad", at_least=-0.5, at_most=0.5
     )
     spread: float = setting(
         1.0, "Size of the range of object positions about its middle, relative to Meta-World's", at_least=0.0, at_most=3
@@ -95,7 +101,7 @@ class Task:
 class TaskFile:
     """Everything that `config/tasks/WORLD.yaml` says."""
 
-    world: str = setting(doc="Name of the world")
+    world: str = setting(doc="World that they are in", choices=WORLDS)
     tasks: dict[str, Task] = setting(doc="The tasks by name")
     max_steps: int = setting(60, "Decisions until an episode is given up", at_least=1, at_most=1000)
     mesh_cell: float = setting(
@@ -109,6 +115,13 @@ class TaskFile:
         factory=dict, doc="Poses of cameras by name; the others are the model's own"
     )
     variations: dict[str, Variation] = setting(factory=dict, doc="Variations of every task, by name")
+    robot: str = setting("sawyer", "Robot profile of the world's arm")
+    first: str = setting("", "Task that a simulator starts with; the first of all when left out")
+
+    @property
+    def first_task(self) -> str:
+        """Task that a simulator starts with."""
+        return self.first or next(iter(self.tasks))
 
     def task(self, name: str) -> Task:
         """The task of a name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mujoco
@@ -12,43 +13,45 @@ from irevla_policy.sim.tasks import TaskError, Variation
 
 Array = npt.NDArray[np.float64]
 
-_TABLE = "tablelink"
-_NOT_OBJECTS = (_TABLE, "RetainingWall", "base", "mocap")
-"""Bodies of every Meta-World scene that are none of a task's objects; bodies without a name are parts of the table."""
-
 _SIDES = 32
 """Sides of an elliptic cylinder, which MuJoCo only has as a mesh."""
 
 _GEOM = mujoco.mjtGeom
 
 
-def vary(spec: mujoco.MjSpec, variation: Variation) -> None:
+def vary(
+    spec: mujoco.MjSpec, variation: Variation, objects: Sequence[mujoco.MjsBody], table: Sequence[mujoco.MjsBody]
+) -> None:
     """Give a scene the variation's colours, sizes and shapes.
+
+    Args:
+        spec: The scene.
+        variation: What to change.
+        objects: The task's objects, which change where the variation names no bodies.
+        table: What `table_rgba` colours.
 
     Raises:
         TaskError: The variation names a body that the scene does not have.
     """
-    bodies = _bodies(spec, variation)
+    bodies = _named(spec, variation.bodies) if variation.bodies else objects
     if variation.rgba is not None:
         for body in bodies:
             _colour(body, variation.rgba)
     for name, rgba in variation.colours.items():
         _colour(_body(spec, name, "colours"), rgba)
     if variation.table_rgba is not None:
-        for body in spec.worldbody.bodies:
-            if body.name in (_TABLE, ""):
-                _colour(body, variation.table_rgba)
+        for body in table:
+            _colour(body, variation.table_rgba)
     if variation.factors != (1.0, 1.0, 1.0):
         stretch = _Stretch(spec, np.array(variation.factors))
         for body in bodies:
             stretch.apply(body)
-            body.pos = body.pos * [1.0, 1.0, variation.height_factor]
+            if body.parent.name == "world":  # stands on the table
+                body.pos = body.pos * [1.0, 1.0, variation.height_factor]
 
 
-def _bodies(spec: mujoco.MjSpec, variation: Variation) -> list[mujoco.MjsBody]:
-    if not variation.bodies:
-        return [body for body in spec.worldbody.bodies if body.name and body.name not in _NOT_OBJECTS]
-    named = [_body(spec, name, "bodies") for name in variation.bodies]
+def _named(spec: mujoco.MjSpec, names: Sequence[str]) -> list[mujoco.MjsBody]:
+    named = [_body(spec, name, "bodies") for name in names]
     # One that is carried by another one of the list changes with it, once.
     carried = {part.name for body in named for part in body.find_all("body")}
     return [body for body in named if body.name not in carried]

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from irevla_policy.settings import SettingsError
+from irevla_policy.sim.tasks import METAWORLD, WORLDS, load_tasks
 
 if TYPE_CHECKING:
     from irevla_trainer.ros.collecting import Collected, Collection
@@ -36,13 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", required=True, help="task, or several separated by commas")
     parser.add_argument("--episodes", type=int, required=True, help="episodes per task")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the bags")
-    parser.add_argument("--world", default="metaworld", choices=("metaworld",), help="world (default: metaworld)")
+    parser.add_argument("--world", default=METAWORLD, choices=WORLDS, help=f"world (default: {METAWORLD})")
     parser.add_argument("--variation", default="", help="variation of the tasks (default: the tasks as they are)")
     parser.add_argument("--seed", type=int, default=0, help="first of the training seeds (default: 0)")
     parser.add_argument(
         "--noise", type=float, default=0.0, help="noise on the actions, standard deviation (default: 0)"
     )
-    parser.add_argument("--robot", default="sawyer", help="robot profile, name or file (default: sawyer)")
+    parser.add_argument("--robot", help="robot profile, name or file (default: the world's arm)")
     parser.add_argument(
         "--image-format", default="raw", choices=("raw", "jpeg", "png"), help="how images are stored (default: raw)"
     )
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         folder=args.out.absolute(),
         seed=args.seed,
         variation=args.variation,
-        robot=args.robot,
+        robot=args.robot or load_tasks(args.world).robot,
         world=args.world,
         noise=args.noise,
         image_format=args.image_format,

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 
 from irevla_policy.durable import write_text
 from irevla_policy.settings import SettingsError, load, setting
-from irevla_policy.sim.tasks import TaskError, TaskFile, Variation, load_tasks
+from irevla_policy.sim.tasks import METAWORLD, WORLDS, TaskError, TaskFile, Variation, load_tasks
 
 if TYPE_CHECKING:
     from irevla_trainer.evaluate import EvaluationTask, TaskResult
@@ -45,7 +45,7 @@ class EvaluationFile:
     """A file that names tasks, and variations that only it knows."""
 
     tasks: tuple[str, ...] = setting(doc="Tasks as TASK or TASK:VARIATION")
-    world: str = setting("metaworld", "World that has them", choices=("metaworld",))
+    world: str = setting(METAWORLD, "World that has them", choices=WORLDS)
     variations: dict[str, Variation] = setting(factory=dict, doc="Variations of every task, by name")
 
 
@@ -60,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--purpose", choices=("test", "validation"), default="test", help="which seeds to use (default: test)"
     )
-    parser.add_argument("--robot", default="sawyer", help="robot profile, name or file (default: sawyer)")
+    parser.add_argument("--world", choices=WORLDS, help=f"world of --tasks (default: {METAWORLD})")
+    parser.add_argument("--robot", help="robot profile, name or file (default: the world's arm)")
     parser.add_argument("--max-steps", type=int, help="decisions until an episode is given up (default: the task's)")
     parser.add_argument("--worlds", type=int, default=8, help="episodes at a time (default: 8)")
     parser.add_argument("--device", default="cpu", help="torch device of the policy (default: cpu)")
@@ -85,8 +86,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.episodes < 1 or args.worlds < 1:
         raise SettingsError("--episodes and --worlds: expected at least 1")
-    profile = load_profile(args.robot)
     known, tasks = _tasks(args)
+    profile = load_profile(args.robot or known.robot)
     seeds = episode_seeds(args.purpose, args.episodes, args.seed)
     version = checkpoint_version(args.checkpoint)
     policy = load_checkpoint(args.checkpoint, require_device(args.device))
@@ -119,12 +120,13 @@ def _tasks(args: argparse.Namespace) -> tuple[TaskFile, list[EvaluationTask]]:
     """All tasks with their variations, the task file's own ones included, and those to evaluate."""
     from irevla_trainer.evaluate import EvaluationTask
 
-    known = load_tasks()
     if args.task_file:
         file = load(EvaluationFile, args.task_file)
-        known, names = _with_variations(known, file, args.task_file), file.tasks
+        if args.world not in (None, file.world):
+            raise SettingsError(f"--world: {args.task_file} says {file.world}, found {args.world}")
+        known, names = _with_variations(load_tasks(file.world), file, args.task_file), file.tasks
     else:
-        names = tuple(args.tasks.split(","))
+        known, names = load_tasks(args.world or METAWORLD), tuple(args.tasks.split(","))
     tasks = [EvaluationTask.parse(name) for name in names if name.strip()]
     if not tasks:
         raise SettingsError(f"{args.task_file or '--tasks'}: expected at least one task")

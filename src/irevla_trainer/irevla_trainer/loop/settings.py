@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from irevla_policy.model.config import ModelSettings
 from irevla_policy.settings import SettingsError, setting
+from irevla_policy.sim.tasks import WORLDS
 from irevla_trainer.learn.settings import TRAINS, SftSettings
 from irevla_trainer.rl.settings import LatentSettings, PpoSettings, SacfdSettings
 
@@ -141,10 +142,10 @@ class TrainFile:
             raise SettingsError("from_scratch: init names a checkpoint to start from; leave one of them out")
         if self.worlds_in == "none" and self.learns_online:
             raise SettingsError("worlds_in: reinforcement learning needs worlds, found none")
-        if self.worlds_in == "graph" and self.task_file != "metaworld":
+        if self.worlds_in == "graph" and self.task_file not in WORLDS:
             raise SettingsError(
-                f"worlds_in: the simulator on a graph knows the tasks of task_file: metaworld only, found "
-                f"{self.task_file!r}; set worlds_in: process"
+                f"worlds_in: the simulator on a graph knows the worlds' own tasks only (task_file: "
+                f"{' or '.join(WORLDS)}), found {self.task_file!r}; set worlds_in: process"
             )
         for key, stage in (("stage0", self.stage0), ("stage2.sft", self.stage2.sft)):
             if stage.seed:

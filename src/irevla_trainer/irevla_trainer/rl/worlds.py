@@ -290,7 +290,7 @@ def make_environment(profile: RobotProfile, tasks: TaskFile, max_steps: int | No
         WorldError: The world cannot simulate the robot.
         ValueError: The robot's action space is another one.
     """
-    from irevla_policy.sim.metaworld import MetaWorld
+    from irevla_policy.sim.worlds import make_world
 
-    world = partial(MetaWorld, profile, tasks, max_steps=max_steps)
+    world = partial(make_world, profile, tasks, max_steps=max_steps)
     return WorldEnvironment(profile, list(tasks.tasks), world=world)

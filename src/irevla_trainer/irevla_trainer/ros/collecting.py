@@ -113,7 +113,10 @@ def collect(
     graph = _graph(wanted)
     adopt_environment(private=True)
     done = []
-    with Supervisor(graph, log_dir=log_dir) as running, EpisodeRunner(lock_step=True, check=running.check) as runner:
+    with (
+        Supervisor(graph, log_dir=log_dir) as running,
+        EpisodeRunner(lock_step=True, check=running.check, world=wanted.world) as runner,
+    ):
         for number, (task, seed, name) in enumerate(names, start=1):
             episode = found[name]
             if episode is None:
@@ -139,7 +142,7 @@ def _record(
 def _graph(wanted: Collection) -> Graph:
     from irevla_policy.sim.tasks import load_tasks
 
-    known = load_tasks()
+    known = load_tasks(wanted.world)
     for task in wanted.tasks:
         known.variation(task, wanted.variation)
     arguments = {

@@ -15,6 +15,7 @@ from irevla_msgs.msg import EpisodeInfo, StepInfo
 from irevla_msgs.srv import LoadPolicy, ResetWorld, StartEpisode, StopEpisode
 from irevla_policy.ros import qos
 from irevla_policy.ros.messages import nanoseconds
+from irevla_policy.sim.tasks import METAWORLD
 from irevla_trainer.ros.graph_client import GraphClient
 
 _SOURCES = {"policy": EpisodeInfo.SOURCE_POLICY, "expert": EpisodeInfo.SOURCE_EXPERT}
@@ -48,10 +49,18 @@ class EpisodeRunner(GraphClient):
         lock_step: Whether the simulator runs in lock-step.
         check: Called while waiting; raises when the graph is broken (`Supervisor.check`).
         patience: Longest wait for an answer or for the next step, s.
+        world: World of the simulator, as recorded.
     """
 
-    def __init__(self, lock_step: bool, check: Callable[[], None] = lambda: None, patience: float = 60.0) -> None:
+    def __init__(
+        self,
+        lock_step: bool,
+        check: Callable[[], None] = lambda: None,
+        patience: float = 60.0,
+        world: str = METAWORLD,
+    ) -> None:
         super().__init__("irevla_episodes", check, patience)
+        self._world = world
         self._steps: list[StepInfo] = []
         self.node.create_subscription(
             StepInfo, "/irevla/step_info", self._steps.append, qos.sensor(lock_step, depth=100)
@@ -94,7 +103,7 @@ class EpisodeRunner(GraphClient):
 
     def _start(self, task: str, variation: str, seed: int, source: str, name: str) -> Path:
         request = StartEpisode.Request(
-            task=task, variation=variation, world="metaworld", seed=seed, source=_SOURCES[source], episode_id=name
+            task=task, variation=variation, world=self._world, seed=seed, source=_SOURCES[source], episode_id=name
         )
         return Path(self.call(StartEpisode, "/irevla/start_episode", request).path)
 

@@ -41,7 +41,7 @@ class GraphWorlds:
         self._open = ExitStack()
         adopt_environment()
         domain = other_domain()
-        arguments = {"robot": robot, "mode": "lock_step", "expert": "false", "record": ""}
+        arguments = {"robot": robot, "world": self.tasks.world, "mode": "lock_step", "expert": "false", "record": ""}
         try:
             graph = find_graph("sim").resolve(arguments)
             nodes = self._open.enter_context(Supervisor(graph, {"ROS_DOMAIN_ID": str(domain)}, log_dir))
