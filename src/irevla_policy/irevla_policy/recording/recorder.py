@@ -16,7 +16,7 @@ from irevla_policy.recording.episode import EpisodeError, EpisodeInfo
 from irevla_policy.recording.quota import Quota, expected_rate, folder_size
 from irevla_policy.recording.recovery import recover, unfinished
 from irevla_policy.recording.session import RunningEpisode
-from irevla_policy.recording.storage import Offer, find_bags, open_writer
+from irevla_policy.recording.storage import METADATA_FILE, Offer, find_bags, open_writer
 from irevla_policy.recording.topics import Source
 from irevla_policy.recording.writing import EpisodeWriting, Tally
 from irevla_policy.robot.profile import RobotProfile
@@ -136,7 +136,9 @@ class Recorder:
         """Whether everything of the running episode that was published before a moment (ns) has arrived."""
         return self._running is None or self._running.settled(since)
 
-    def take(self, source: Source, data: bytes, log_time: int, publish_time: int | None = None) -> None:
+    def take(
+        self, source: Source, data: bytes, log_time: int, publish_time: int | None = None, missed: int = 0
+    ) -> None:
         """A message arrived.
 
         Args:
@@ -144,6 +146,7 @@ class Recorder:
             data: CDR bytes.
             log_time: When it arrived, ns.
             publish_time: When it was published, ns.
+            missed: Messages of the topic between this one and the one before that never arrived.
         """
         received = log_time
         if source.kind == "latched":
@@ -158,6 +161,8 @@ class Recorder:
         if running is None or writing is None:
             return
         running.on_arrival(source.name, received)
+        if missed:
+            writing.miss(source.name, missed)
         if source.name == topics.COMMAND:
             running.on_command(interfaces.deserialize(data, source.type))
         elif source.name == topics.STEP_INFO:
@@ -310,7 +315,8 @@ class Recorder:
         if self._newest is not None:
             return self._newest[0]
         try:
-            return max(find_bags(self._folder), key=lambda bag: bag.stat().st_mtime)
+            # Not the folder's own time: a label renews that.
+            return max(find_bags(self._folder), key=lambda bag: (bag / METADATA_FILE).stat().st_mtime)
         except UserError as error:
             raise EpisodeError(f"no episode to label: {error}") from error
 

@@ -192,7 +192,8 @@ def open_reader(path: str | Path) -> BagReader:
     path = Path(path)
     with naming_damage(path):
         layout = check(path)
-        if backend() == "rosbag2_py":
+        # rosbag2 unpacks whole files beside themselves at every look, which makes an old bag a new one.
+        if backend() == "rosbag2_py" and layout.compression_mode != "file":
             from irevla_policy.recording.storage_rosbag2 import Rosbag2Reader
 
             return Rosbag2Reader(path, layout)

@@ -26,7 +26,7 @@ class Tally:
 
     Attributes:
         written: Messages written.
-        dropped: Topic to messages that were received and not written.
+        dropped: Topic to messages that were published and not written.
         problem: The first reason why one was not written; empty when all were.
     """
 
@@ -120,6 +120,11 @@ class EpisodeWriting:
                 self._changed.notify()
         return True
 
+    def miss(self, topic: str, count: int) -> None:
+        """Count messages that were lost before they could be taken."""
+        with self._changed:
+            self._drop(topic, f"messages of {topic} came faster than they could be received", count)
+
     def finish(self) -> Path:
         """Write what waits and finish the bag; returns its folder.
 
@@ -193,8 +198,8 @@ class EpisodeWriting:
             except OSError as error:
                 self._failure = error
 
-    def _drop(self, topic: str, reason: str) -> None:
-        self.tally.dropped[topic] += 1
+    def _drop(self, topic: str, reason: str, count: int = 1) -> None:
+        self.tally.dropped[topic] += count
         self.tally.problem = self.tally.problem or reason
 
 

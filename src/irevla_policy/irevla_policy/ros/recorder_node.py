@@ -99,14 +99,18 @@ class RecorderNode(Node):
             "event": qos.recorded,
         }
 
+        numbers = _Numbers()
+
         def on_matched(info: Any) -> None:
             self._connected[source.name] = info.current_count
+            numbers.restart(info.current_count)
 
         def take(data: bytes, info: dict[str, int]) -> None:
             self._heard.add(source.name)
             log_time = info["received_timestamp"] or time.time_ns()
+            missed = numbers.missed(info["publication_sequence_number"])
             try:
-                self._recorder.take(source, data, log_time, info["source_timestamp"] or log_time)
+                self._recorder.take(source, data, log_time, info["source_timestamp"] or log_time, missed)
             except UserError as error:
                 self.get_logger().error(f"{source.name}: {error}", throttle_duration_sec=5.0)
 
@@ -266,6 +270,25 @@ class RecorderNode(Node):
         array = DiagnosticArray(status=[status])
         array.header.stamp = self.get_clock().now().to_msg()
         return array
+
+
+class _Numbers:
+    """The numbers that a publisher gives its messages: a gap is what this reader never got."""
+
+    def __init__(self) -> None:
+        self._alone = True
+        self._last: int | None = None
+
+    def restart(self, publishers: int) -> None:
+        """The publishers of the topic have changed. Those of several cannot be told apart and are not counted."""
+        self._alone, self._last = publishers <= 1, None
+
+    def missed(self, number: int | None) -> int:
+        """Messages that are missing before this one; its number is None where the middleware counts none."""
+        before, self._last = self._last, number
+        if not self._alone or before is None or number is None or number <= before:
+            return 0
+        return number - before - 1
 
 
 class _Pause:

@@ -232,6 +232,19 @@ def test_labels(tmp_path: Path) -> None:
     rig.recorder.close()
 
 
+def test_a_label_without_a_name_is_for_the_newest_episode_also_after_others_were_labelled(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    for number, name in enumerate(("older", "newer")):
+        rig.recorder.start(EpisodeInfo(name))
+        rig.recorder.finish()
+        os.utime(tmp_path / name / "metadata.yaml", (START // 10**9 + number,) * 2)
+    rig.recorder.close()
+    rig = Rig(tmp_path)
+    rig.recorder.label("older", "yes", "operator")
+    assert rig.recorder.label("", "no", "operator") == "newer"
+    rig.recorder.close()
+
+
 def test_discard_and_abort(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.recorder.start(EpisodeInfo("a"))

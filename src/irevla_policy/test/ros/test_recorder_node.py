@@ -175,6 +175,26 @@ def test_stopping_waits_for_the_rest_of_the_last_observation(robot: Robot, tmp_p
     assert {START, START + PERIOD} <= stamps
 
 
+def test_messages_that_come_too_fast_are_counted(robot: Robot, tmp_path: Path) -> None:
+    robot.node.destroy_publisher(robot.command)
+    robot.command = robot.node.create_publisher(Command, topics.COMMAND, 10)  # waits for nobody
+    burst = 4000
+    with process("recorder_node", tmp_path, lock_step=True, folder=tmp_path / "bags", keep_free_gb=0.0):
+        assert robot.start().accepted
+        robot.observe(0)
+        time.sleep(0.5)
+        for number in range(1, burst + 1):
+            message = Command(values=[0.0] * 4, source=Command.SOURCE_INTERVENTION)
+            message.header.stamp = time_message(START + number * PERIOD)
+            robot.command.publish(message)
+        time.sleep(0.5)
+        robot.observe(burst + 1, terminated=True)
+        stopped = robot.call(StopEpisode, "/irevla/stop_episode")
+    assert stopped.dropped > 0, "nothing was lost: the burst is too small to show anything"
+    assert stopped.steps + stopped.dropped == burst + 1
+    assert f"messages of {topics.COMMAND} came faster than they could be received" in stopped.message
+
+
 def test_what_cannot_be_recorded_is_refused(robot: Robot, tmp_path: Path) -> None:
     with process("recorder_node", tmp_path, folder=tmp_path / "bags", quota_gb=0.000001):
         refused = robot.start()

@@ -44,7 +44,7 @@ class BagContents:
         joint_states: Arm joints in the profile's order, rad, `[n]`, and the gripper's position, m.
         image_stamps: Camera name to header stamps, ns, one for each message in the order of the bag.
         images: Camera name to the messages themselves; empty when the bag is too large to hold them.
-        image_latency: Bag time minus header stamp of images, ns.
+        image_times: Bag time and header stamp of every image, ns, in the order of the bag.
         motion: Controller commands and their bag times, ns; only of bags without /irevla/command.
         reset: Stamp of the last first observation of an episode, ns; -1 without a simulator.
         bad: What was wrong with messages, and how many.
@@ -57,7 +57,7 @@ class BagContents:
     joint_states: list[tuple[npt.NDArray[np.float64], float]] = field(default_factory=list)
     image_stamps: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     images: dict[str, list[Message]] = field(default_factory=lambda: defaultdict(list))
-    image_latency: list[int] = field(default_factory=list)
+    image_times: list[tuple[int, int]] = field(default_factory=list)
     motion: list[tuple[Any, int]] = field(default_factory=list)
     reset: int = -1
     bad: Counter[str] = field(default_factory=Counter)
@@ -106,7 +106,7 @@ class _Collector:
         if topic in self._cameras:
             stamp = peek_stamp(data) if len(data) >= 12 else _NO_STAMP
             contents.image_stamps[self._cameras[topic].name].append(stamp)
-            contents.image_latency.append(log_time - stamp)
+            contents.image_times.append((log_time, stamp))
             if self._keep:
                 contents.images[self._cameras[topic].name].append(message)
         elif topic == self._profile.joint_states_topic:

@@ -59,7 +59,7 @@ def recorded(contents: BagContents, profile: RobotProfile, report: BagReport) ->
             report.dropped["action not finite"] += 1
         else:
             kept.append((command, log_time))
-    texts = _instructions(contents, [log_time for _, log_time in kept], shift=0)
+    texts = _instructions(contents, [log_time for _, log_time in kept])
     return [Decision(command.stamp, command.values, text) for (command, _), text in zip(kept, texts, strict=True)]
 
 
@@ -74,33 +74,68 @@ def derived(
         kinematics: Its kinematics.
         report: Gets what is left out and why, and how times were found.
     """
-    latency = int(np.median(contents.image_latency))
-    shift = latency if abs(latency) > _OTHER_CLOCK else 0
+    clock = _Clock(contents.image_times)
     report.note("no /irevla/command: aligned by header stamps, instructions by bag time")
-    if shift:
+    if clock.differs:
         report.note(
-            f"header stamps are of another clock (simulated time?): bag times were shifted by {shift * 1e-9:.1f} s"
+            f"header stamps are of another clock (simulated time, a recording played again?), some "
+            f"{clock.latency * 1e-9:.1f} s behind: bag times were read by the images that came with them"
         )
-    motion = _motion(contents, profile, report, shift)
+    motion = _motion(contents, profile, report, clock)
     stamps = _control_periods(contents, profile, report)
     actions = _actions(contents, profile, kinematics, motion, stamps)
     without = sum(action is None for action in actions)
     if without:
         report.dropped["no command until the end of the control period"] += without
-    texts = _instructions(contents, stamps, shift)
+    texts = _instructions(contents, stamps, clock)
     found = zip(stamps, actions, texts, strict=True)
     decisions = [Decision(stamp, action, text) for stamp, action, text in found if action is not None]
     return _clipped(decisions, report) if profile.action_space == "ee_delta" else decisions
 
 
-def _motion(contents: BagContents, profile: RobotProfile, report: BagReport, shift: int) -> CommandedMotion:
+class _Clock:
+    """From bag times to the clock of the header stamps.
+
+    Where both are of one clock they are the same. Of a simulation, or of a recording that was played again, they are
+    not, and one may run faster than the other: the images, which have both, tell which stamp belongs to a bag time.
+
+    Args:
+        image_times: Bag time and header stamp of every image, ns.
+
+    Attributes:
+        latency: Bag time minus header stamp of most images, ns.
+        differs: Whether the clocks differ.
+    """
+
+    def __init__(self, image_times: list[tuple[int, int]]) -> None:
+        bag, stamps = np.array(sorted(image_times), dtype=np.int64).T
+        self.latency = int(np.median(bag - stamps))
+        self.differs = abs(self.latency) > _OTHER_CLOCK
+        self._bag, self._stamps = bag, np.maximum.accumulate(stamps)
+
+    def stamp(self, bag_time: int) -> int:
+        """The header stamp, ns, of what was received at a bag time."""
+        if not self.differs:
+            return bag_time
+        # From the first of these on, images were received later.
+        after = int(np.searchsorted(self._bag, bag_time, side="right"))
+        if after == 0:
+            return int(self._stamps[0]) - max(int(self._bag[0]) - bag_time, 1)
+        if after == len(self._bag):
+            return int(self._stamps[-1]) + bag_time - int(self._bag[-1])
+        span = int(self._bag[after] - self._bag[after - 1])
+        share = (bag_time - int(self._bag[after - 1])) / span
+        return int(self._stamps[after - 1]) + int(share * int(self._stamps[after] - self._stamps[after - 1]))
+
+
+def _motion(contents: BagContents, profile: RobotProfile, report: BagReport, clock: _Clock) -> CommandedMotion:
     motion = CommandedMotion(profile)
     stamped = profile.command.type.endswith("JointTrajectory")
     if not stamped:
         report.note(f"{profile.command.topic} has no stamps: aligned by bag time")
     for message, log_time in contents.motion:
         try:
-            (motion.add_trajectory if stamped else motion.add_positions)(message, log_time - shift)
+            (motion.add_trajectory if stamped else motion.add_positions)(message, clock.stamp(log_time))
         except CommandError as error:
             contents.bad[str(error)] += 1
     return motion
@@ -149,7 +184,7 @@ def _clipped(decisions: list[Decision], report: BagReport) -> list[Decision]:
     ]
 
 
-def _instructions(contents: BagContents, moments: list[int], shift: int) -> list[str]:
-    """The instruction in force at each moment (ns); empty before the first."""
-    index = in_force([time - shift for time, _ in contents.instructions], moments)
+def _instructions(contents: BagContents, moments: list[int], clock: _Clock | None = None) -> list[str]:
+    """The instruction in force at each moment (ns, bag time, or of the clock's stamps); empty before the first."""
+    index = in_force([clock.stamp(time) if clock else time for time, _ in contents.instructions], moments)
     return [contents.instructions[place][1] if place >= 0 else "" for place in index]

@@ -19,13 +19,14 @@ from typing import Any
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
+from std_msgs.msg import String
 
 from irevla_msgs.srv import RecordingProgress, StartEpisode, StopEpisode
 from irevla_policy.errors import RunError, UserError
 from irevla_policy.recording import episode
 from irevla_policy.recording.interfaces import full_name
 from irevla_policy.recording.storage import BagReader, Message, find_bags, open_reader
-from irevla_policy.recording.topics import EPISODE_INFO, LATCHED
+from irevla_policy.recording.topics import EPISODE_INFO, INSTRUCTION, LATCHED
 from irevla_policy.ros.messages import time_message
 from irevla_policy.ros.parameters import declare
 from irevla_policy.settings import setting
@@ -33,6 +34,9 @@ from irevla_trainer.data.description import describe
 from irevla_trainer.ros.graph_client import GraphClient
 
 _CLOCK = "/clock"
+_NOT_PLAYED = (EPISODE_INFO, _CLOCK, "/rosout", "/parameter_events", "/diagnostics")
+"""What this graph says itself."""
+
 _CLOCK_PERIOD = 10_000_000
 """ns of the bag's time between two messages on /clock."""
 
@@ -93,19 +97,23 @@ class Player:
         """Play one bag.
 
         Raises:
-            UserError: It cannot be read, or holds a message type that is not installed.
+            UserError: It cannot be read.
             RunError: There is no recorder, or it does not go on.
         """
         info = describe(bag)
         with closing(open_reader(bag)) as reader:
-            names = [name for name in reader.topics if name not in (EPISODE_INFO, _CLOCK)]
+            names = [name for name in reader.topics if name not in _NOT_PLAYED and self._can_publish(reader, name)]
             self._connect(reader, names)
             messages = iter(reader.messages(names))
             # What is in force when the episode begins, the instruction above all, is known before it does.
-            first = next(messages, None)
+            first, asked = next(messages, None), False
             while first is not None and self._latched(reader, first.topic):
                 self._publish(first)
+                asked |= first.topic == INSTRUCTION
                 first = next(messages, None)
+            if INSTRUCTION in names and not asked:
+                # Nothing was asked for yet; what the bag before ended with no longer counts.
+                self._publishers[INSTRUCTION].publish(String())
             copy = self._start(info)
             try:
                 sent = self._send(_with(first, messages))
@@ -115,19 +123,27 @@ class Player:
                 with suppress(RunError):
                     self._stop(info, discard=True)
                 raise
-        return Played(bag, copy, sent, int(stopped.dropped) + max(sent - int(stopped.messages), 0))
+        return Played(bag, copy, sent, max(int(stopped.dropped), sent - int(stopped.messages)))
 
     def _connect(self, reader: BagReader, names: list[str]) -> None:
         """Make publishers, and wait until the recorder hears those of its topics."""
         for name in names:
             if name not in self._publishers:
                 kind = _message_class(reader.topics[name].type)
+                assert kind is not None
                 quality = _quality(latched=self._latched(reader, name))
                 self._publishers[name] = self._client.node.create_publisher(kind, name, quality)
         deadline = time.monotonic() + self._client.patience
         self._client.wait(
             lambda: any(self._is_recorded(name) for name in names), deadline, "no irevla_recorder on this graph"
         )
+
+    def _can_publish(self, reader: BagReader, name: str) -> bool:
+        kind = reader.topics[name].type
+        known = _message_class(kind) is not None
+        if not known:
+            self._client.node.get_logger().warning(f"{name} is not played: message type {kind} is not installed")
+        return known
 
     def _send(self, messages: Iterable[Message]) -> int:
         """Send all messages in their time; returns how many of them the recorder was to take."""
@@ -205,11 +221,12 @@ def _with(first: Message | None, rest: Iterable[Message]) -> Iterable[Message]:
 
 
 def _message_class(message_type: str) -> Any:
+    """The class of a message type; None when it is not installed."""
     package, _, name = full_name(message_type).split("/")
     try:
         return getattr(importlib.import_module(f"{package}.msg"), name)
     except (ImportError, AttributeError):
-        raise UserError(f"message type {message_type} is not installed: it cannot be published") from None
+        return None
 
 
 def _quality(latched: bool) -> QoSProfile:

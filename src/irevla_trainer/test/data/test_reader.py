@@ -209,6 +209,26 @@ def test_a_foreign_bag_in_simulated_time_is_aligned_too(tmp_path: Path, reader: 
     assert any("of another clock" in note for note in report.notes)
 
 
+@pytest.mark.parametrize("rate", [0.3, 1.0, 5.0, 1000.0])
+def test_a_foreign_bag_that_was_played_again_keeps_its_instructions(
+    tmp_path: Path, reader: EpisodeReader, rate: float
+) -> None:
+    plain = sample.write_foreign(tmp_path / "plain", steps=20)
+    with closing(open_reader(plain)) as source:
+        messages = [(message.topic, bytes(message.data), message.log_time) for message in source.messages()]
+        messages.append((topics.INSTRUCTION, sample.text("now pull"), START + 11 * PERIOD + PERIOD // 2))
+        for name, began, speed in (("before", START, 1.0), ("again", START + 10**15, rate)):
+            writer = open_writer(tmp_path / name, list(source.topics.values()))
+            for topic, data, time in sorted(messages, key=lambda message: message[2]):
+                writer.write(topic, data, began + round((time - START) / speed))
+            writer.finish()
+    before, after = (reader.read(tmp_path / name)[0] for name in ("before", "again"))
+    assert before is not None and after is not None
+    assert before.instructions == ["push the block"] * 12 + ["now pull"] * 8
+    assert after.instructions == before.instructions
+    np.testing.assert_array_equal(before.action, after.action)
+
+
 @pytest.mark.parametrize("space", ["joint_position", "joint_delta", "joint_velocity"])
 def test_joint_actions_follow_from_commands(tmp_path: Path, space: str) -> None:
     values = to_dict(PROFILE) | {"action_space": space}

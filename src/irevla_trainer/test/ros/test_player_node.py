@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from irevla_policy.graph.supervisor import Supervisor
 from irevla_policy.model.checkpoint import checkpoint_version
 from irevla_policy.recording.episode import write_label
 from irevla_policy.recording.interfaces import full_name
-from irevla_policy.recording.storage import BagError, find_bags, open_reader, open_writer
+from irevla_policy.recording.storage import BagError, Offer, Topic, find_bags, open_reader, open_writer
 from irevla_policy.recording.topics import EPISODE_INFO, INSTRUCTION, LATCHED
 from irevla_policy.ros import qos
 from irevla_trainer.cli import main
@@ -100,6 +101,40 @@ def test_a_plain_recording_becomes_an_episode(tmp_path):
     again = replay(tmp_path, bag, rate="20")
     (episode,) = load_dataset([again], PROFILE).episodes
     assert (episode.info.source, episode.info.success, episode.info.labelled_by) == ("human", "yes", "operator")
+
+
+def test_an_instruction_ends_with_its_bag(tmp_path):
+    bags = tmp_path / "bags"
+    write_foreign(bags / "first", 10)
+    later = write_foreign(tmp_path / "whole", 10)
+    with closing(open_reader(later)) as reader:
+        writer = open_writer(bags / "later", list(reader.topics.values()))
+        messages = [(m.topic, bytes(m.data), m.log_time) for m in reader.messages()]
+        moment = messages[-1][2] - (messages[-1][2] - messages[0][2]) // 2
+        messages = [(name, data, moment if name == INSTRUCTION else time_) for name, data, time_ in messages]
+        for message in sorted(messages, key=lambda message: message[2]):
+            writer.write(*message)
+        writer.finish()
+    again = replay(tmp_path, bags)
+    wanted = Wanted(success_only=False)
+    before, after = (load_dataset([folder], PROFILE, wanted).episodes for folder in (bags, again))
+    assert [len(episode) for episode in before] == [len(episode) for episode in after]
+    assert len(after[1]) < 10  # without the decisions before anything was asked for
+
+
+@pytest.mark.skipif(importlib.util.find_spec("nav_msgs") is not None, reason="every type at hand is installed")
+def test_messages_of_a_type_that_is_not_installed_are_left_out_and_named(tmp_path):
+    bag = write_episode(tmp_path / "source", 5)
+    with closing(open_reader(bag)) as reader:
+        declared = [*reader.topics.values(), Topic("/grid", "nav_msgs/msg/GridCells", (Offer(),))]
+        writer = open_writer(tmp_path / "bags" / "episode", declared)
+        for message in reader.messages():
+            writer.write(message.topic, bytes(message.data), message.log_time)
+        writer.finish()
+    again = replay(tmp_path, tmp_path / "bags")
+    assert "/grid is not played: message type nav_msgs/msg/GridCells is not installed" in log(tmp_path)
+    (episode,) = load_dataset([again], PROFILE).episodes
+    assert len(episode) == 5
 
 
 def test_what_a_player_loses_that_waits_for_nobody_is_counted(tmp_path, capsys):
