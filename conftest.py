@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 import random
 
+import hypothesis
+
 # Set before any node exists. Values that a person has set are kept; a run without any takes a domain of its own.
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(20, 100)))
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine is no failure; what takes too long, pytest-timeout ends.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
