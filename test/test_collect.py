@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from irevla_policy.recording.recovery import unfinished
@@ -40,6 +41,22 @@ def test_bags_of_the_whole_graph(tmp_path: Path) -> None:
     # The same command records nothing again, and a larger one only what is missing.
     assert cli.main(collect(folder, 2, "--json", str(answer))) == 0
     assert not any(episode["new"] for episode in json.loads(answer.read_text())["episodes"])
+
+
+def test_bags_of_the_kitchen(tmp_path: Path) -> None:
+    folder = tmp_path / "bags"
+    words = ["collect", "--world", "kitchen", "--task", "light-on", "--variation", "red", "--episodes", "1"]
+    assert cli.main([*words, "--out", str(folder)]) == 0
+    profile = load_profile("panda_kitchen")
+    (episode,) = load_dataset([folder], profile).episodes
+    assert (episode.info.world, episode.info.task, episode.info.variation) == ("kitchen", "light-on", "red")
+    assert (episode.info.robot, episode.info.success) == ("kitchen_panda", "yes")
+    assert episode.action.shape == (episode.info.steps, profile.action_dim)
+    assert np.abs(episode.action[:, :-1]).max() <= 1.0  # rad/s
+    # The arm did what the actions say.
+    moved = np.diff(episode.state[:, :7], axis=0)
+    said = episode.action[:-1, :7] / profile.control_rate
+    assert np.corrcoef(moved.ravel(), said.ravel())[0, 1] > 0.8
 
 
 def test_goes_on_after_an_interruption(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ WORKSPACE_MARGIN = 0.005
 """Distance that targets keep from the workspace box, m: the arm settles inside it instead of on its edge."""
 
 LEAD = 3.0
-"""How far the commanded end effector may run ahead of the measured one, in units of `ee_delta_scale` per axis."""
+"""How far the commanded end effector may run ahead of the measured one, in units of `ee_delta_scale` per axis; and the
+commanded joints ahead of the measured ones, in control periods at their largest speed."""
 
 
 class ActionError(UserError, ValueError):
@@ -27,7 +28,8 @@ class ActionMapper:
 
     With `ee_delta` the end effector is commanded relative to where it was last commanded, not to where it was measured,
     so that load does not make it sag; the lead over the measured position is bounded, so that contact does not wind the
-    command up. The gripper keeps the orientation that it has in the home pose.
+    command up. The gripper keeps the orientation that it has in the home pose. With `joint_delta` and `joint_velocity`
+    the same holds of each joint.
     """
 
     def __init__(self, profile: RobotProfile, kinematics: ArmKinematics) -> None:
@@ -38,6 +40,7 @@ class ActionMapper:
         self._high = np.array(profile.workspace.high) - WORKSPACE_MARGIN
         self._joint_low = np.array([joint.position[0] for joint in profile.joints])
         self._joint_high = np.array([joint.position[1] for joint in profile.joints])
+        self._joint_lead = joint_lead(profile)
         self._rotation = kinematics.pose(np.array(profile.home))[1]
         self._reference: Array | None = None
         self._joint_target: Array | None = None
@@ -70,7 +73,8 @@ class ActionMapper:
             wanted = arm
         else:
             step = arm if space == "joint_delta" else arm / self._profile.control_rate
-            wanted = (measured if self._joint_target is None else self._joint_target) + step
+            reference = measured if self._joint_target is None else self._joint_target
+            wanted = np.clip(reference, measured - self._joint_lead, measured + self._joint_lead) + step
         self._joint_target = np.clip(wanted, self._joint_low, self._joint_high)
         return self._joint_target.copy(), gripper
 
@@ -100,3 +104,8 @@ class ActionMapper:
         start = measured if self._joint_target is None else self._joint_target
         self._joint_target = self._kinematics.solve(start, self._reference, self._rotation)
         return self._joint_target.copy()
+
+
+def joint_lead(profile: RobotProfile) -> Array:
+    """How far each commanded joint may be ahead of the measured one before the next action is added, rad, `[n]`."""
+    return LEAD * np.array([joint.velocity for joint in profile.joints]) / profile.control_rate

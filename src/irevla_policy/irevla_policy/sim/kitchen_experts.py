@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pinocchio
 
+from irevla_policy.robot.action import joint_lead
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.observation import Vector
 from irevla_policy.robot.profile import RobotProfile
@@ -33,7 +34,6 @@ _CLOSE = 0.012  # m from the end of a leg that counts as there
 _SETTLING = 5  # decisions of a leg in which the tool may stand still
 _STALLED = 0.002  # m per decision, below which the tool has come as far as it can
 _PATIENCE = 60  # decisions after which a leg ends in any case
-_LEAD = 0.3  # rad that the commanded arm may be ahead of the measured one
 _SPREAD = 0.01  # m, standard deviation of where legs through the air end
 
 
@@ -194,7 +194,7 @@ class KitchenExpert:
         self.task = task
         self._legs, self._noise = _WAYS[task](), noise
         self._period = 1.0 / profile.control_rate
-        self._kinematics = ArmKinematics(profile)
+        self._kinematics, self._lead = ArmKinematics(profile), joint_lead(profile)
         self._random = np.random.default_rng(seed)
         self._spread = np.clip(self._random.normal(0.0, _SPREAD, 3), -2.0 * _SPREAD, 2.0 * _SPREAD)
         self._speed = _SPEED * self._random.uniform(0.8, 1.0)
@@ -219,7 +219,8 @@ class KitchenExpert:
             raise WorldError(f"state of task {self.task!r}: expected {STATE_SIZE} finite values, found {found}")
         scene = _Scene.of(state)
         commanded = scene.joints if self._commanded is None else self._commanded
-        commanded = np.clip(commanded, scene.joints - _LEAD, scene.joints + _LEAD)
+        # What the action will be added to.
+        commanded = np.clip(commanded, scene.joints - self._lead, scene.joints + self._lead)
         wanted = self._kinematics.solve(commanded, *self._next(commanded, *self._goal(scene)))
         velocity = (wanted - commanded) / self._period
         velocity *= min(1.0, _LARGEST_ACTION / max(np.abs(velocity).max(), 1e-9))

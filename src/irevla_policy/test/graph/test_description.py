@@ -60,6 +60,18 @@ def test_every_node_gets_robot_and_mode() -> None:
         assert parameters["lock_step"] is True
 
 
+@pytest.mark.parametrize(
+    ("world", "robot", "task"),
+    [("metaworld", "sawyer", "button-press-topdown"), ("kitchen", "panda_kitchen", "microwave-open")],
+)
+def test_a_world_brings_its_arm_and_its_first_task(world: str, robot: str, task: str) -> None:
+    found = nodes(world=world)
+    assert {parameters["robot"] for parameters in found.values()} == {robot}
+    assert (found["irevla_sim"]["world"], found["irevla_sim"]["task"]) == (world, task)
+    assert found["irevla_expert"]["world"] == world
+    assert nodes(world=world, robot="sawyer_fine")["irevla_guard"]["robot"] == "sawyer_fine"
+
+
 def test_values_get_the_types_of_their_parameters() -> None:
     assert nodes(seed="7")["irevla_sim"]["seed"] == 7
 
@@ -93,6 +105,7 @@ def test_wrong_arguments_are_named(values: dict[str, str], message: str) -> None
         ("robot", "nope", "no robot profile 'nope' in .*known: .*sawyer"),
         ("robot", "nope.yaml", "nope.yaml"),
         ("task", "nope", "no task 'nope' in world 'metaworld'; .*known: "),
+        ("world", "nope", "world must be one of metaworld, kitchen, found 'nope'"),
         ("variation", "nope", "no variation 'nope' of task 'button-press-topdown'; .*known: "),
         ("checkpoint", "nope", "argument checkpoint: there is no folder /.*/nope$"),
         ("params_file", "nope", "argument params_file: there is no file /.*/nope$"),

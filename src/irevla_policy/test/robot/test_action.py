@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from irevla_policy.robot.action import LEAD, WORKSPACE_MARGIN, ActionError, ActionMapper
+from irevla_policy.robot.action import LEAD, WORKSPACE_MARGIN, ActionError, ActionMapper, joint_lead
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.robot.proprioception import proprioceptive_state
@@ -79,6 +79,12 @@ def test_other_action_spaces() -> None:
     assert position.target(HOME, [*np.full(joints, 100.0), 0.0])[0].tolist() == [j.position[1] for j in PROFILE.joints]
     velocity = ActionMapper(replace(PROFILE, action_space="joint_velocity"), KINEMATICS)
     assert np.allclose(velocity.target(HOME, [*np.full(joints, 0.2), 0.0])[0], HOME + 0.2 / PROFILE.control_rate)
+    # An arm that stands against something: the command winds up no farther than the lead and one action.
+    for _ in range(100):
+        wound, _ = velocity.target(HOME, [*np.full(joints, 0.2), 0.0])
+    most = joint_lead(PROFILE) + 0.2 / PROFILE.control_rate
+    high = np.array([joint.position[1] for joint in PROFILE.joints])
+    assert np.allclose(wound, np.minimum(HOME + most, high))
     without = replace(PROFILE, gripper=None)
     assert ActionMapper(without, KINEMATICS).target(HOME, [0.0, 0.0, 0.0])[1] == 0.0
 
