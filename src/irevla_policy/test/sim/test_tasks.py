@@ -67,14 +67,27 @@ def test_a_variation_of_a_task_hides_one_of_every_task(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{world: w, tasks: {push: {instructions: []}}}", r"tasks\.push: instructions: expected at least one"),
-        ("{world: w, tasks: {push: {instructions: [a], steps: 3}}}", r"tasks\.push: unknown key 'steps'"),
-        ("{world: w, tasks: {}, variations: {big: {scale: 9}}}", r"variations\.big: scale: must be in \[0\.5, 2\]"),
-        ("{world: w, tasks: {}, variations: {big: {scale: [1, 1]}}}", r"variations\.big: scale: expected 3 values"),
-        ("{world: w, tasks: {}, variations: {big: {scale: [1, 9, 1]}}}", r"variations\.big: scale\[1\]: must be in"),
-        ("{world: w, tasks: {}, variations: {wide: {spread: -1}}}", r"variations\.wide: spread: must be in \[0, 3\]"),
+        ("{world: moon, tasks: {}}", r"world: must be one of 'metaworld', 'kitchen', found 'moon'"),
+        ("{world: kitchen, tasks: {push: {instructions: []}}}", r"tasks\.push: instructions: expected at least one"),
+        ("{world: kitchen, tasks: {push: {instructions: [a], steps: 3}}}", r"tasks\.push: unknown key 'steps'"),
         (
-            "{world: w, tasks: {}, variations: {red: {colours: {a: [1, 0, 0]}}}}",
+            "{world: kitchen, tasks: {}, variations: {big: {scale: 9}}}",
+            r"variations\.big: scale: must be in \[0\.5, 2\]",
+        ),
+        (
+            "{world: kitchen, tasks: {}, variations: {big: {scale: [1, 1]}}}",
+            r"variations\.big: scale: expected 3 values",
+        ),
+        (
+            "{world: kitchen, tasks: {}, variations: {big: {scale: [1, 9, 1]}}}",
+            r"variations\.big: scale\[1\]: must be in",
+        ),
+        (
+            "{world: kitchen, tasks: {}, variations: {wide: {spread: -1}}}",
+            r"variations\.wide: spread: must be in \[0, 3\]",
+        ),
+        (
+            "{world: kitchen, tasks: {}, variations: {red: {colours: {a: [1, 0, 0]}}}}",
             r"variations\.red: colours\.a: expected 4 values",
         ),
     ],

@@ -14,6 +14,7 @@ from irevla_policy.robot.profile import RobotProfile, load_profile
 from irevla_policy.settings import SettingsError
 from irevla_policy.sim.environment import WorldEnvironment
 from irevla_policy.sim.tasks import TaskFile, load_tasks
+from irevla_policy.sim.worlds import make_world
 from irevla_trainer.evaluate import EvaluationTask
 from irevla_trainer.loop.evaluation import tasks_of
 from irevla_trainer.loop.settings import TrainFile
@@ -66,6 +67,8 @@ def _check_worlds(settings: TrainFile, profile: RobotProfile, file: Path) -> Non
     with _of(file, "robot"):
         try:
             environment = make_environment(profile, tasks, settings.max_steps)
+            # The environment makes its world at the first reset only.
+            make_world(profile, tasks, images=False).close()
         except ValueError as error:
             raise SettingsError(str(error)) from error
     with closing(environment), _of(file, "task_file"):

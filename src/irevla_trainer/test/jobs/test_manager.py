@@ -340,6 +340,7 @@ def test_without_simulation_a_candidate_is_checked_and_then_tried_on_the_robot(t
     assert trainer.manager.to_hand_over is None and trainer.make().to_hand_over is None
 
 
+@pytest.mark.slow
 def test_a_candidate_that_fails_its_trials_is_taken_back(trainer, tmp_path):
     gate = {"mode": "trials", "trials": 2, "held_out": 0.0}
     trainer.manager = trainer.make(stage="sft", worlds_in="none", gate=gate)
@@ -365,6 +366,7 @@ def test_a_candidate_that_fails_its_trials_is_taken_back(trainer, tmp_path):
     assert trainer.job.state.message.endswith("; the policy node serves it now")
 
 
+@pytest.mark.slow
 def test_trials_that_are_refused_end_the_job(trainer):
     gate = {"mode": "trials", "trials": 2, "held_out": 0.0}
     trainer.manager = trainer.make(stage="sft", worlds_in="none", gate=gate)
@@ -375,6 +377,7 @@ def test_trials_that_are_refused_end_the_job(trainer):
     assert trainer.manager.to_hand_over.hand_over.version == checkpoint_version(trainer.base)
 
 
+@pytest.mark.slow
 def test_what_is_cancelled_stays_so_when_the_trainer_ends_meanwhile(trainer):
     trainer.manager = trainer.make(stage2=LONG)
     trainer.submit()

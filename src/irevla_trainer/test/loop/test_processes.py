@@ -131,6 +131,7 @@ class Learner:
         return self.errors.read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_it_leaves_no_process_no_traceback_and_goes_on(config, tmp_path):
     out = tmp_path / "run"
     first = Learner(config, out)

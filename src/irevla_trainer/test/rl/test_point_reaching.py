@@ -18,8 +18,10 @@ LITTLE = SacfdSettings(
 
 @pytest.mark.parametrize(
     ("algorithm", "decisions"),
-    [(lambda policy: Ppo(policy, PpoSettings()), 10_000), (lambda policy: Sacfd(policy, LITTLE), 3_200)],
-    ids=["ppo", "sacfd"],
+    [
+        pytest.param(lambda policy: Ppo(policy, PpoSettings()), 10_000, id="ppo"),
+        pytest.param(lambda policy: Sacfd(policy, LITTLE), 3_200, id="sacfd", marks=pytest.mark.slow),
+    ],
 )
 def test_success_rises(algorithm, decisions):
     policy = cloned_policy()

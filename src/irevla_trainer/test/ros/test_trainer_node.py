@@ -256,6 +256,7 @@ def test_the_action_tells_how_far_it_is_and_can_be_cancelled(user, base):
         assert user.ended().state == TrainingStatus.STATE_CANCELLED
 
 
+@pytest.mark.slow
 def test_the_action_ends_with_what_was_promoted(user, base):
     told: list[TrainingStatus] = []
     with trainer(user, base, verdict="open"):
@@ -288,6 +289,7 @@ def test_what_cannot_be_done_is_one_sentence(user, base):
             assert "\n" not in answer.reason
 
 
+@pytest.mark.slow
 def test_a_trainer_that_is_killed_leaves_no_process_and_goes_on_when_it_comes_again(user, base):
     with trainer(user, base) as node:
         user.retrain()
