@@ -59,6 +59,7 @@ def test_bags_of_the_kitchen(tmp_path: Path) -> None:
     assert np.corrcoef(moved.ravel(), said.ravel())[0, 1] > 0.8
 
 
+@pytest.mark.slow
 def test_goes_on_after_an_interruption(tmp_path: Path) -> None:
     folder = tmp_path / "bags"
     words = [sys.executable, "-m", "irevla_trainer.cli", *collect(folder, 4)]

@@ -415,6 +415,7 @@ def test_a_waiting_job_starts_from_what_serves_when_its_turn_comes(trainer, monk
     assert trainer.manager.to_hand_over.name == "job-000003"
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_from_another_checkpoint_is_compared_with_what_serves(trainer, tmp_path):
     other = tmp_path / "other"
     save_checkpoint(other, VLAPolicy.create(ModelSettings(), RobotFacts.of(PROFILE), seed=5), {"training": "none"})

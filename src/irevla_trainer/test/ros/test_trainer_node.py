@@ -191,6 +191,7 @@ def test_an_empty_request_ends_with_a_better_policy_in_service(user, base):
     assert {TrainingStatus.STATE_RUNNING, TrainingStatus.STATE_EVALUATING} <= set(states)
 
 
+@pytest.mark.slow
 def test_episodes_that_come_later_are_learnt_from(user, base):
     with trainer(user, base):
         write_episode(user.folder / "bags" / "pressed", 4, task="button-press", source="policy")
