@@ -55,3 +55,17 @@ def expert_for(
     if profile is None:
         raise WorldError(f"the experts of world {world!r} need a robot profile")
     return KitchenExpert(task, profile, noise, seed)
+
+
+def checked_state(task: str, state: npt.ArrayLike, size: int) -> Vector:
+    """A privileged state, `[size]`.
+
+    Raises:
+        WorldError: It is that of another world, or not finite.
+    """
+    found = np.asarray(state, dtype=np.float64)
+    finite = bool(np.isfinite(found).all())
+    if found.shape != (size,) or not finite:
+        what = f"{found.size} values" if finite else "one that is not finite"
+        raise WorldError(f"state of task {task!r}: expected {size} finite values, found {what}")
+    return found

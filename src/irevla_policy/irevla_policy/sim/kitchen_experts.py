@@ -17,6 +17,7 @@ from irevla_policy.robot.action import joint_lead
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.observation import Vector
 from irevla_policy.robot.profile import RobotProfile
+from irevla_policy.sim.experts import checked_state
 from irevla_policy.sim.kitchen import GOALS, STATE_SIZE
 from irevla_policy.sim.simulated import OPEN
 from irevla_policy.sim.tasks import TaskError
@@ -213,10 +214,7 @@ class KitchenExpert:
         Raises:
             WorldError: The state is none of the kitchen.
         """
-        state = np.asarray(state, dtype=np.float64)
-        if state.shape != (STATE_SIZE,) or not np.isfinite(state).all():
-            found = f"{state.size} values" if np.isfinite(state).all() else "one that is not finite"
-            raise WorldError(f"state of task {self.task!r}: expected {STATE_SIZE} finite values, found {found}")
+        state = checked_state(self.task, state, STATE_SIZE)
         scene = _Scene.of(state)
         commanded = scene.joints if self._commanded is None else self._commanded
         # What the action will be added to.

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from metaworld.policies import ENV_POLICY_MAP
 
 from irevla_policy.robot.observation import Vector
+from irevla_policy.sim.experts import checked_state
 from irevla_policy.sim.tasks import load_tasks
-from irevla_policy.sim.world import WorldError
 
 STATE_SIZE = 39
 """Length of Meta-World's state."""
@@ -50,10 +50,7 @@ class MetaWorldExpert:
         Raises:
             WorldError: The state is none of Meta-World.
         """
-        state = np.asarray(state, dtype=np.float64)
-        if state.shape != (STATE_SIZE,) or not np.isfinite(state).all():
-            found = f"{state.size} values" if np.isfinite(state).all() else "one that is not finite"
-            raise WorldError(f"state of task {self.task!r}: expected {STATE_SIZE} finite values, found {found}")
+        state = checked_state(self.task, state, STATE_SIZE)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # at nearly every step: that the action will be clipped, as it is here
             action = np.clip(self._policy.get_action(state), -1.0, 1.0).astype(np.float64)
