@@ -27,6 +27,7 @@ from irevla_policy.errors import RunError
 from irevla_policy.graph import ending
 from irevla_policy.graph.description import Graph, NodeSpec
 from irevla_policy.graph.environment import node_environment
+from irevla_policy.graph.groups import own_group
 from irevla_policy.graph.shared_memory import reclaim
 
 _POLL = 0.05
@@ -76,7 +77,7 @@ class Supervisor:
                 [sys.executable, "-m", "irevla_policy.graph.reaper"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                start_new_session=True,
+                **own_group(),
             )
             for index, node in enumerate(self.graph.nodes):
                 self._start(node, index)
@@ -91,7 +92,7 @@ class Supervisor:
         self.stop()
 
     def pid(self, name: str) -> int:
-        """Process id of a node, which is also the id of its process group and session."""
+        """Process id of a node, which is also the id of its process group."""
         return next(process.popen.pid for process in self._processes if process.node.name == name)
 
     def ended(self) -> dict[str, int]:
@@ -155,7 +156,7 @@ class Supervisor:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=node_environment(self.graph, node, self._environment),
-            start_new_session=True,
+            **own_group(),
         )
         self._tell_reaper(f"+{popen.pid}\n")
         assert popen.stdout is not None

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from irevla_policy.errors import RunError, UserError
+from irevla_policy.graph.groups import own_group
 from irevla_policy.model.checkpoint import check_fits, read_config
 from irevla_policy.recording.storage import find_bags
 from irevla_policy.robot.profile import RobotProfile
@@ -325,7 +326,7 @@ class JobManager:
                 stdout=log,
                 stderr=log,
                 # Ctrl-C is for the trainer, which tells its process itself.
-                start_new_session=True,
+                **own_group(),
             )
         self._running = _Running(job, process, tries)
 

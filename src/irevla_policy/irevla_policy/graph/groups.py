@@ -1,0 +1,19 @@
+"""Process groups: Ctrl-C stays with whoever started a process, and one signal reaches all that it has started."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+
+def own_group() -> dict[str, Any]:
+    """Arguments of `subprocess.Popen` for a process that leads a process group of its own.
+
+    It stays in the session of its parent, on purpose. Desktop kernels share the processor among sessions first
+    (`sched_autogroup_enabled`), and what is scheduled as idle gives way at once only to others of its own session:
+    training next to a robot's nodes must be in theirs.
+    """
+    if sys.version_info >= (3, 11):
+        return {"process_group": 0}
+    return {"preexec_fn": os.setpgrp}
