@@ -10,7 +10,8 @@ Prints the figures beside their targets, and exits with 1 when a target is misse
   index      ten thousand episodes into the trainer's index, the first time and again
   expert     scripted experts through the joint-command path, against driving Meta-World directly
   rl         stage 1 beside its unavoidable part, stable-baselines3 and PPO on all weights; SFT beside a plain loop
-  metaworld  the paper's table: four methods from one stage 0; in slices, the same command goes on
+  metaworld  the paper's first table: four methods from one stage 0; in slices, the same command goes on
+  kitchen    the paper's second table, on Franka Kitchen; likewise
   stability  stage 1 of the heads against the whole model, over seeds; in slices as well
 
 Examples:
@@ -21,6 +22,7 @@ Examples:
   irevla bench stability --checkpoint runs/metaworld-cpu/seed-0/sft/checkpoint --json docs/results/stability.json
   irevla bench metaworld --preset cpu --minutes 60 --json docs/results/metaworld.json
   irevla bench metaworld --preset full --minutes 8
+  irevla bench kitchen --preset cpu --minutes 60 --json docs/results/kitchen.json
 """
 
 from __future__ import annotations
@@ -31,7 +33,19 @@ import inspect
 import os
 from pathlib import Path
 
-BENCHMARKS = ("latency", "record", "bags", "forward", "swap", "index", "expert", "rl", "metaworld", "stability")
+BENCHMARKS = (
+    "latency",
+    "record",
+    "bags",
+    "forward",
+    "swap",
+    "index",
+    "expert",
+    "rl",
+    "metaworld",
+    "kitchen",
+    "stability",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,13 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--large", action=argparse.BooleanOptionalAction, help="forward: also the BLIP-2-sized model (default: yes)"
     )
-    parser.add_argument("--device", help="rl, metaworld: torch device (default: cpu, the preset's)")
+    parser.add_argument("--device", help="rl, metaworld, kitchen: torch device (default: cpu, the preset's)")
     parser.add_argument("--threads", type=_count, help="rl: threads of the arithmetic (default: 1)")
-    parser.add_argument("--preset", help="metaworld: cpu (default), full, or a YAML file")
-    parser.add_argument("--seeds", type=_count, help="metaworld: runs of every method (default: the preset's)")
+    parser.add_argument("--preset", help="metaworld, kitchen: cpu (default), full or gpu, or a YAML file")
+    parser.add_argument("--seeds", type=_count, help="metaworld, kitchen: runs of every method (default: the preset's)")
     parser.add_argument("--checkpoint", type=Path, help="stability: what all runs start from")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="metaworld, stability: folder of the runs")
-    parser.add_argument("--minutes", type=_positive, help="metaworld, stability: length of the slice (default: 60)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="metaworld, kitchen, stability: folder of the runs")
+    parser.add_argument("--minutes", type=_positive, help="of a slice of metaworld, kitchen or stability (default: 60)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -47,7 +47,8 @@ def evaluate_all(
         Category to one result per task.
     """
     categories = tasks_of(sets)
-    tasks = [task for members in categories.values() for task in members]
+    # One that has a few demonstrations and is learnt online too belongs to two of them.
+    tasks = list(dict.fromkeys(task for members in categories.values() for task in members))
     total, done = len(tasks) * episodes, 0
 
     def count(task: EvaluationTask, ended: int, successes: int) -> None:
@@ -55,8 +56,9 @@ def evaluate_all(
         done += 1
         progress(done, total)
 
-    results = iter(evaluate(policy, worlds, tasks, episode_seeds(purpose, episodes), filmed=filmed, progress=count))
-    return {category: [next(results) for _ in members] for category, members in categories.items()}
+    results = evaluate(policy, worlds, tasks, episode_seeds(purpose, episodes), filmed=filmed, progress=count)
+    found = dict(zip(tasks, results, strict=True))
+    return {category: [found[task] for task in members] for category, members in categories.items()}
 
 
 def summary(results: Mapping[str, list[TaskResult]]) -> dict[str, Any]:

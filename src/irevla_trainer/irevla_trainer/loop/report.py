@@ -165,12 +165,13 @@ def _beside_the_paper(report: Report, account: Account) -> None:
     }
     caption = "Bars with 95 % Wilson intervals."
     paper = {}
-    if account.settings["task_file"] == "metaworld":
+    there = PAPER.get(account.settings["task_file"])
+    if there:
         for method, name in _SHOWN.items():
-            found_there = [PAPER[method][CATEGORIES.index(category)] for category in categories]
+            found_there = [there[method][category] for category in categories]
             paper[f"paper, {name}"] = [(value, value, value) for value in found_there]
         caption += (
-            " Hatched: the paper's numbers on its own Meta-World tasks, with another model, arm and machine; "
+            " Hatched: the paper's numbers on its own tasks of this benchmark, with another model and machine; "
             "for orientation, not a comparison."
         )
     report.section("Stages" + (" beside the paper" if paper else ""))

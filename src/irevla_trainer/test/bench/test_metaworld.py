@@ -12,20 +12,21 @@ from irevla_policy.errors import RunError
 from irevla_policy.paths import config_folder
 from irevla_policy.settings import SettingsError, load, to_dict
 from irevla_policy.sim.tasks import load_tasks
-from irevla_trainer.bench import metaworld
+from irevla_trainer.bench import comparison, metaworld, methods
 from irevla_trainer.evaluate import EvaluationTask
+from irevla_trainer.loop.paper import PAPER
 
-PRESET, FULL = (load(metaworld.Preset, config_folder() / f"presets/metaworld-{name}.yaml") for name in ("cpu", "full"))
-POPEN = metaworld.subprocess.Popen
+PRESET, FULL = (load(methods.Preset, config_folder() / f"presets/metaworld-{name}.yaml") for name in ("cpu", "full"))
+POPEN = methods.subprocess.Popen
 CATEGORIES = ("expert", "rl", "unseen")
 
 
 def settings(method: str) -> dict:
-    return to_dict(metaworld.settings_of(method, PRESET, Path("bags"), Path("stage0")))
+    return to_dict(methods.settings_of(method, PRESET, Path("bags"), Path("stage0")))
 
 
 @pytest.mark.parametrize(("preset", "sizes"), [(PRESET, (10, 5, 5)), (FULL, (25, 5, 10))])
-def test_presets_name_tasks_that_exist_and_keep_the_categories_apart(preset: metaworld.Preset, sizes: tuple):
+def test_presets_name_tasks_that_exist_and_keep_the_categories_apart(preset: methods.Preset, sizes: tuple):
     known = load_tasks()
     sets = preset.train.tasks
     assert (len(sets.expert), len(sets.rl), len(sets.unseen)) == sizes
@@ -64,7 +65,7 @@ def result(successes: dict[str, int], episodes: int = 50, **more: object) -> dic
 
 
 def table(**methods: dict[str, int]):
-    results = {name: [result(methods[name])] for name in metaworld.METHODS}
+    results = {name: [result(methods[name])] for name in comparison.METHODS}
     return metaworld.table(results, {"collect": 1800.0, "sft": 1800.0}, hours=4.0)
 
 
@@ -82,15 +83,17 @@ def test_figures_are_rates_and_paired_differences(tmp_path: Path):
     assert found.figures["ire_vla_minus_sft_rl"] == pytest.approx(0.56)
     assert found.figures["ire_vla_minus_sft_rl_low"] < 0.56 < found.figures["ire_vla_minus_sft_rl_high"]
     assert found.figures["hours"] == 1.0
-    assert found.details["decisions"] == {name: [400] for name in metaworld.METHODS}
+    assert found.details["decisions"] == {name: [400] for name in comparison.METHODS}
     assert found.holds, found.missed
-    metaworld.write_report(tmp_path / "report.html", {name: [result(GOOD[name])] for name in metaworld.METHODS}, found)
+    results = {name: [result(GOOD[name])] for name in comparison.METHODS}
+    columns = comparison.CATEGORY_COLUMNS
+    comparison.write_report(tmp_path / "report.html", "Table", results, found, columns, PAPER["metaworld"])
     assert "ire_vla_minus_frozen_best_low" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "table.svg").read_text().startswith("<?xml")
 
 
 def test_runs_with_several_seeds_are_pooled():
-    runs = {name: [result(GOOD[name]), result(GOOD[name] | {"rl": 0})] for name in metaworld.METHODS}
+    runs = {name: [result(GOOD[name]), result(GOOD[name] | {"rl": 0})] for name in comparison.METHODS}
     found = metaworld.table(runs, {})
     assert found.figures["ire_vla_rl"] == 0.48
     assert found.details["tasks"]["ire_vla"]["rl task"]["episodes"] == 100
@@ -113,15 +116,15 @@ def test_targets_that_are_missed_are_named(worse: dict, missed: str):
 
 def commands(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """Let every command of a slice be this Python code."""
-    monkeypatch.setattr(metaworld.subprocess, "Popen", lambda words: POPEN([sys.executable, "-c", code]))
+    monkeypatch.setattr(methods.subprocess, "Popen", lambda words: POPEN([sys.executable, "-c", code]))
 
 
 def test_a_slice_that_is_over_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     commands(monkeypatch, "import time; time.sleep(60)")
     with pytest.raises(RunError, match=r"slice of 0\.01 minutes is over in 'sft'.*the same command goes on"):
-        metaworld._Slice(tmp_path, 0.01).work("sft", ["train"])
+        methods.Slice(tmp_path, 0.01).work("sft", ["train"])
     commands(monkeypatch, "pass")
-    again = metaworld._Slice(tmp_path, 1.0)
+    again = methods.Slice(tmp_path, 1.0)
     spent = again.seconds["sft"]
     again.work("sft", ["train"])
     assert again.seconds["sft"] > spent > 0.0
@@ -131,22 +134,22 @@ def stored(out: Path, method: str, seed: int = 0, **changes: object) -> None:
     """Let a method's run be finished."""
     folder = out / "seed-0" / method
     folder.mkdir(parents=True)
-    settings = metaworld.settings_of(method, PRESET, out / "bags", out / "seed-0" / "sft" / "checkpoint", seed)
+    settings = methods.settings_of(method, PRESET, out / "bags", out / "seed-0" / "sft" / "checkpoint", seed)
     (folder / "result.json").write_text(json.dumps(result(GOOD[method], settings=to_dict(settings)) | changes))
 
 
 def test_methods_with_a_result_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for method in metaworld.METHODS[1:]:
+    for method in comparison.METHODS[1:]:
         stored(tmp_path, method)
     ran = []
 
-    def work(self: metaworld._Slice, name: str, words: list[str]) -> None:
+    def work(self: methods.Slice, name: str, words: list[str]) -> None:
         ran.append(name)
         if words[0] == "train":
             assert words[-1] == str(tmp_path / "seed-0" / "sft")
             stored(tmp_path, "sft")
 
-    monkeypatch.setattr(metaworld._Slice, "work", work)
+    monkeypatch.setattr(methods.Slice, "work", work)
     assert metaworld.run("cpu", tmp_path).figures["ire_vla_rl"] == 0.96
     assert ran == ["collect", "sft, seed 0"]
 
@@ -159,9 +162,9 @@ def test_methods_with_a_result_are_not_run_again(tmp_path: Path, monkeypatch: py
     ],
 )
 def test_results_of_something_else_are_refused(tmp_path: Path, monkeypatch, changes: dict, message: str):
-    for method in metaworld.METHODS:
+    for method in comparison.METHODS:
         stored(tmp_path, method, **(changes if method == "frozen" else {}))
-    monkeypatch.setattr(metaworld._Slice, "work", lambda self, name, words: None)
+    monkeypatch.setattr(methods.Slice, "work", lambda self, name, words: None)
     with pytest.raises(SettingsError, match=message):
         metaworld.run("cpu", tmp_path)
 
@@ -169,4 +172,4 @@ def test_results_of_something_else_are_refused(tmp_path: Path, monkeypatch, chan
 def test_a_method_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     commands(monkeypatch, "raise SystemExit(3)")
     with pytest.raises(RunError, match="'frozen' failed with exit code 3: irevla train --out x"):
-        metaworld._Slice(tmp_path, 1.0).work("frozen", ["train", "--out", "x"])
+        methods.Slice(tmp_path, 1.0).work("frozen", ["train", "--out", "x"])

@@ -1,0 +1,226 @@
+"""Four methods from one stage 0, as in the paper's tables: what each of them is, and runs in resumable slices.
+
+    sft         stage 0 alone
+    ppo_replay  stage 1 trains the whole model, stage 2 as in iRe-VLA
+    frozen      the backbone is frozen in stage 1 and in stage 2
+    ire_vla     the backbone is frozen in stage 1 and learns in stage 2
+
+Every method starts from the checkpoint that `sft` ends with and gets the same decisions per task at most, the same
+stage 2 and the same evaluation. PPO-Replay has settings of its own for PPO.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from irevla_policy.durable import write_text
+from irevla_policy.errors import RunError
+from irevla_policy.paths import config_folder
+from irevla_policy.settings import SettingsError, from_dict, load, setting, to_dict
+from irevla_policy.sim.tasks import load_tasks
+from irevla_trainer.bench.comparison import METHODS, Results
+from irevla_trainer.loop.settings import TrainFile
+from irevla_trainer.rl.settings import PpoSettings
+
+_TIME_TO_STOP = 120.0
+"""s that an interrupted method gets to finish its iteration and save."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What `config/presets/BENCHMARK-NAME.yaml` holds."""
+
+    train: TrainFile = setting(doc="The run of iRe-VLA; the other methods are variations of it")
+    demonstrations: int = setting(50, "Expert episodes per task", at_least=1)
+    few: dict[str, int] = setting(factory=dict, doc="Expert tasks with another number of episodes, to that number")
+    ppo_replay: PpoSettings = setting(
+        factory=PpoSettings, doc="PPO of PPO-Replay's stage 1, which trains the whole model"
+    )
+    seeds: int = setting(1, "Runs of every method, whose test episodes are pooled", at_least=1)
+    hours: float = setting(0.0, "Target for the wall time of all slices, h; 0 for none", at_least=0.0)
+
+    def __post_init__(self) -> None:
+        for task, episodes in self.few.items():
+            if task not in self.train.tasks.expert:
+                raise SettingsError(f"few: {task!r} is none of train.tasks.expert")
+            if episodes < 1:
+                raise SettingsError(f"few: {task}: must be at least 1, found {episodes}")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All methods' runs.
+
+    Attributes:
+        preset: What was run.
+        out: Where.
+        results: Method to the `result.json` of its runs.
+        seconds: What to the wall time that it took, in all slices.
+    """
+
+    preset: Preset
+    out: Path
+    results: Results
+    seconds: Mapping[str, float]
+
+
+def load_preset(benchmark: str, name: str) -> Preset:
+    """A preset of a benchmark by its name, or a YAML file."""
+    path = Path(name)
+    return load(Preset, path if path.suffix in (".yaml", ".yml") else preset_path(benchmark, name))
+
+
+def preset_path(benchmark: str, name: str) -> Path:
+    """Where a preset is kept."""
+    return config_folder() / "presets" / f"{benchmark}-{name}.yaml"
+
+
+def settings_of(method: str, preset: Preset, bags: Path, stage0: Path, seed: int = 0) -> TrainFile:
+    """A method's run.
+
+    Args:
+        method: One of `METHODS`.
+        preset: The preset.
+        bags: Folder with the demonstrations.
+        stage0: Checkpoint of stage 0, which all methods but `sft` start from.
+        seed: Of the run.
+    """
+    base = dataclasses.replace(preset.train, bags=(str(bags),), seed=seed)
+    stage1, stage2 = base.stage1, base.stage2
+    if method == "sft":
+        return dataclasses.replace(base, stage1=dataclasses.replace(stage1, enabled=False))
+    base = dataclasses.replace(base, init=str(stage0))
+    if method == "frozen":
+        sft = dataclasses.replace(stage2.sft, trains="heads")
+        return dataclasses.replace(base, stage2=dataclasses.replace(stage2, sft=sft))
+    if method == "ppo_replay":
+        return dataclasses.replace(base, stage1=dataclasses.replace(stage1, trains="model", ppo=preset.ppo_replay))
+    return base
+
+
+def compare(
+    benchmark: str, preset: str, out: Path | None, minutes: float, seeds: int | None, device: str | None
+) -> Comparison:
+    """Run what is left of a benchmark, or as much of it as the slice allows.
+
+    Args:
+        benchmark: Its name, which begins those of its presets.
+        preset: Name of the preset, or a YAML file.
+        out: Folder of bags and runs, runs/BENCHMARK-PRESET by default; the same one continues.
+        minutes: Length of the slice.
+        seeds: Runs of every method instead of the preset's.
+        device: Torch device instead of the preset's.
+
+    Raises:
+        RunError: The slice ended before the benchmark did (run it again), or a method failed.
+        SettingsError: No such preset, or the folder holds results of other settings.
+    """
+    wanted = load_preset(benchmark, preset)
+    if device is not None:
+        wanted = dataclasses.replace(wanted, train=dataclasses.replace(wanted.train, device=device))
+    out = out or Path("runs") / f"{benchmark}-{Path(preset).stem.removeprefix(f'{benchmark}-')}"
+    out.mkdir(parents=True, exist_ok=True)
+    slices = Slice(out, minutes)
+    bags = out / "bags"
+    for number, words in enumerate(_collecting(wanted, bags)):
+        slices.work("collect" if number == 0 else f"collect {number + 1}", words)
+    results: dict[str, list[Any]] = {method: [] for method in METHODS}
+    for seed, method in [(seed, method) for seed in range(seeds or wanted.seeds) for method in METHODS]:
+        folder = out / f"seed-{seed}" / method
+        settings = settings_of(method, wanted, bags, folder.with_name("sft") / "checkpoint", seed)
+        if not (folder / "result.json").is_file():
+            file = folder.with_suffix(".yaml")
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(yaml.safe_dump(to_dict(settings), sort_keys=False))
+            words = ["train", "--config", str(file), "--out", str(folder)]
+            started = (folder / "config.yaml").is_file()
+            slices.work(f"{method}, seed {seed}", words + (["--resume"] if started else []))
+        results[method].append(_result(folder, settings))
+        _check_start(folder, results[method][-1], results["sft"][-1])
+    return Comparison(wanted, out, results, slices.seconds)
+
+
+def _collecting(preset: Preset, bags: Path) -> list[list[str]]:
+    """Commands that record the demonstrations, one for each number of episodes; bags that are there are kept."""
+    numbers = {task: preset.few.get(task, preset.demonstrations) for task in preset.train.tasks.expert}
+    world = load_tasks(preset.train.task_file).world
+    return [
+        ["collect", "--world", world, "--task", ",".join(task for task in numbers if numbers[task] == number),
+         "--episodes", str(number), "--robot", preset.train.robot, "--out", str(bags)]
+        for number in dict.fromkeys(numbers.values())
+    ]  # fmt: skip
+
+
+def _result(folder: Path, settings: TrainFile) -> dict[str, Any]:
+    """The result of a finished run, if it is one of these settings."""
+    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    # Settings that came up since then are at their defaults in it.
+    wanted, had = to_dict(settings), to_dict(from_dict(TrainFile, found["settings"], str(folder / "result.json")))
+    changed = sorted(key for key in wanted if wanted[key] != had[key])
+    if changed:
+        raise SettingsError(
+            f"--out: {folder} was run with other settings ({', '.join(changed)}); choose another folder"
+        )
+    return found
+
+
+def _check_start(folder: Path, result: Mapping[str, Any], sft: Mapping[str, Any]) -> None:
+    """Refuse a run that did not start from this stage 0."""
+    start = result["steps"]["00-stage0"].get("init", sft["selected"]["version"])
+    if start != sft["selected"]["version"]:
+        raise SettingsError(
+            f"--out: {folder} started from checkpoint {start}, stage 0 is now {sft['selected']['version']}; "
+            "choose another folder"
+        )
+
+
+class Slice:
+    """Runs commands one after the other until the slice is over; remembers what they took in all slices."""
+
+    def __init__(self, out: Path, minutes: float) -> None:
+        self._file = out / "seconds.json"
+        self._end = time.monotonic() + 60.0 * minutes
+        self._minutes = minutes
+        self.seconds: dict[str, float] = json.loads(self._file.read_text()) if self._file.is_file() else {}
+
+    def work(self, name: str, words: list[str]) -> None:
+        """Run a command of `irevla`, or what is left of it.
+
+        Raises:
+            RunError: The slice is over, or the command failed.
+        """
+        started = time.monotonic()
+        process = subprocess.Popen([sys.executable, "-m", "irevla_trainer.cli", *words])
+        over = False
+        try:
+            process.wait(max(self._end - started, 0.1))
+        except subprocess.TimeoutExpired:
+            over = True
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(_TIME_TO_STOP)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        except BaseException:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            raise
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+            write_text(self._file, json.dumps(self.seconds, indent=2) + "\n")
+        if process.returncode != 0 and over:
+            raise RunError(f"the slice of {self._minutes:g} minutes is over in {name!r}; the same command goes on")
+        if process.returncode != 0:
+            raise RunError(f"{name!r} failed with exit code {process.returncode}: irevla {' '.join(words)}")
