@@ -57,6 +57,9 @@ def test_bags_of_the_kitchen(tmp_path: Path) -> None:
     moved = np.diff(episode.state[:, :7], axis=0)
     said = episode.action[:-1, :7] / profile.control_rate
     assert np.corrcoef(moved.ravel(), said.ravel())[0, 1] > 0.8
+    # Who names the world needs not know its arm.
+    assert cli.main(["inspect", "--world", "kitchen", str(folder)]) == 0
+    assert cli.main(["inspect", str(folder)]) == 1
 
 
 @pytest.mark.slow

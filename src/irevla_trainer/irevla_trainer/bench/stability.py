@@ -1,8 +1,9 @@
 """How steady stage 1 is: heads on a frozen backbone (iRe-VLA) against the whole model, from the same checkpoint.
 
 Both get the same tasks, decisions and numbers of learning rates to choose from. The learning rate of each is chosen
-on a seed of its own by the mean success at the end; then every other seed runs with it. Success is measured without
-noise, on many episodes, at several points of each run.
+on a seed of its own by the mean success at the end of shorter runs; then every other seed runs with it. Success is
+measured without noise, on many episodes, at several points of each run; at its end also on the tasks that the policy
+knew before and that the stage does not practise.
 """
 
 from __future__ import annotations
@@ -21,16 +22,19 @@ import numpy as np
 from irevla_policy.durable import write_text
 from irevla_policy.errors import RunError
 from irevla_policy.model.checkpoint import check_fits, checkpoint_version, load_checkpoint, read_config
+from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.paths import config_folder
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.settings import SettingsError, load, setting, to_dict
 from irevla_policy.sim.tasks import load_tasks
 from irevla_trainer.bench.result import BenchResult, Target
 from irevla_trainer.evaluate import EvaluationTask, evaluate
+from irevla_trainer.learn.training_state import read_state
 from irevla_trainer.loop.settings import Stage1Settings
 from irevla_trainer.loop.stage1 import stage_1, validation_seeds
 from irevla_trainer.report import Curve, Panel, Report
 from irevla_trainer.rl.worlds import Worlds
+from irevla_trainer.seeds import episode_seeds
 
 WAYS = ("heads", "model")
 """What learns: the heads on a frozen backbone, or the whole model."""
@@ -47,6 +51,9 @@ class Study:
     tasks: tuple[str, ...] = setting(doc="Tasks, each TASK or TASK:VARIATION")
     seeds: int = setting(5, "Runs of each way on each task", at_least=2)
     factors: tuple[float, ...] = setting((0.3, 1.0, 3.0), "Learning rates to choose from, relative to `stage1`'s own")
+    sweep_decisions: int = setting(6000, "Decisions of each run that a learning rate is chosen by", at_least=1)
+    known: tuple[str, ...] = setting((), "Tasks that the checkpoint knows, looked at when a run ends")
+    known_episodes: int = setting(10, "Episodes of each of them", at_least=1)
     stage1: Stage1Settings = setting(
         factory=lambda: Stage1Settings(validation_episodes=200, converged=2.0), doc="The stage"
     )
@@ -75,7 +82,7 @@ def run(checkpoint: Path, out: Path = Path("runs/stability"), minutes: float = 6
     _claim(out, {"checkpoint": version, "study": to_dict(study)})
     with Worlds(profile, study.worlds, load_tasks()) as worlds:
         runs = _Runs(study, checkpoint, out, worlds, end)
-        result = analyse(study, runs.measured, version)
+        result = analyse(study, runs.known, runs.measured, version)
     write_report(out / "report.html", result)
     return result
 
@@ -93,6 +100,19 @@ def _claim(out: Path, identity: dict[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
+class Course:
+    """How a run went.
+
+    Attributes:
+        success: On the practised task at every point, the start first.
+        known: On the known tasks at the end; empty where it was not measured, else one value.
+    """
+
+    success: list[float]
+    known: list[float]
+
+
+@dataclass(frozen=True)
 class _Runs:
     """The runs of a study, each done once."""
 
@@ -102,13 +122,19 @@ class _Runs:
     worlds: Worlds
     end: float
 
-    def measured(self, way: str, task: str, factor: float, seed: int) -> list[float]:
-        """Success at every point of one run, from the disk when it was run before."""
+    def known(self) -> float:
+        """Success of the checkpoint on the known tasks."""
+        return self._once(
+            self.out / "start-known.json", lambda: Course([], self._known(load_checkpoint(self.checkpoint)))
+        ).known[0]
+
+    def measured(self, way: str, task: str, factor: float, seed: int) -> Course:
+        """One run, from the disk when it was run before."""
         folder = self.out / f"{way}-{task.replace(':', '-')}-{factor:g}-{seed}"
         return self._once(folder / "success.json", lambda: self._run(way, task, factor, seed, folder))
 
-    def _run(self, way: str, task: str, factor: float, seed: int, folder: Path) -> list[float]:
-        start = self._once(self.out / f"start-{task.replace(':', '-')}.json", lambda: self._start(task))[0]
+    def _run(self, way: str, task: str, factor: float, seed: int, folder: Path) -> Course:
+        start = self._once(self.out / f"start-{task.replace(':', '-')}.json", lambda: self._start(task)).success[0]
         stage1 = self.study.stage1
         ppo = dataclasses.replace(
             stage1.ppo,
@@ -116,68 +142,109 @@ class _Runs:
             backbone_learning_rate=stage1.ppo.backbone_learning_rate * factor,
         )
         settings = dataclasses.replace(stage1, trains=way, ppo=ppo)
+        if seed == _SWEEP_SEED:
+            # Only its end counts.
+            settings = dataclasses.replace(settings, decisions=self.study.sweep_decisions, validate_every=10**6)
         policy = load_checkpoint(self.checkpoint)
         stage_1(policy, EvaluationTask.parse(task), self.worlds, settings, seed, folder, start=start)
         shutil.rmtree(folder / "successes")
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return [line["validation_success"] for line in lines if "validation_success" in line]
+        success = [line["validation_success"] for line in lines if "validation_success" in line]
+        return Course(success, [] if seed == _SWEEP_SEED else self._known(_as_it_ended(policy, folder)))
 
-    def _start(self, task: str) -> list[float]:
+    def _start(self, task: str) -> Course:
         """Success of the checkpoint, which all runs on a task start from."""
         seeds = validation_seeds(self.study.stage1)
-        return [
-            evaluate(load_checkpoint(self.checkpoint), self.worlds, [EvaluationTask.parse(task)], seeds)[0].rate.value
-        ]
+        policy = load_checkpoint(self.checkpoint)
+        return Course([evaluate(policy, self.worlds, [EvaluationTask.parse(task)], seeds)[0].rate.value], [])
 
-    def _once(self, file: Path, measure: Callable[[], list[float]]) -> list[float]:
+    def _known(self, policy: VLAPolicy) -> list[float]:
+        tasks = [EvaluationTask.parse(task) for task in self.study.known]
+        seeds = episode_seeds("validation", self.study.known_episodes)
+        return [float(np.mean([result.rate.value for result in evaluate(policy, self.worlds, tasks, seeds)]))]
+
+    def _once(self, file: Path, measure: Callable[[], Course]) -> Course:
         """What a file holds, or what is measured now."""
         if file.is_file():
-            return list(json.loads(file.read_text())["success"])
+            return Course(**json.loads(file.read_text()))
         if time.monotonic() > self.end:
             raise RunError(f"the slice is over before {file.relative_to(self.out)}; the same command goes on")
         file.parent.mkdir(parents=True, exist_ok=True)
-        success = measure()
-        write_text(file, json.dumps({"success": success}) + "\n")
-        print(f"{file.relative_to(self.out)}: {' '.join(f'{value:.2f}' for value in success)}", flush=True)
-        return success
+        course = measure()
+        write_text(file, json.dumps(dataclasses.asdict(course)) + "\n")
+        values = " ".join(f"{value:.2f}" for value in course.success)
+        known = "".join(f" known {value:.2f}" for value in course.known)
+        print(f"{file.relative_to(self.out)}: {values}{known}", flush=True)
+        return course
 
 
-def analyse(study: Study, measured: Callable[[str, str, float, int], list[float]], version: str) -> BenchResult:
+def _as_it_ended(policy: VLAPolicy, folder: Path) -> VLAPolicy:
+    """The policy with the weights that a stage 1 ended with, in place; the stage itself leaves the best."""
+    state = read_state(folder)
+    assert state is not None
+    parameters = dict(policy.named_parameters())
+    for name, tensor in state.tensors.items():
+        part, _, rest = name.partition("/")
+        if part == "weight":
+            parameters[rest].data.copy_(tensor)
+    return policy
+
+
+def analyse(
+    study: Study, known: Callable[[], float], measured: Callable[[str, str, float, int], Course], version: str
+) -> BenchResult:
     """Choose the learning rates, run every seed and compare.
 
     Args:
         study: What to run.
-        measured: Way, task, factor and seed to the success at every point of that run, the start first.
+        known: Success on the known tasks at the start.
+        measured: Way, task, factor and seed to how that run went.
         version: Of the checkpoint.
     """
     sweep = {
-        way: {factor: [measured(way, task, factor, _SWEEP_SEED) for task in study.tasks] for factor in study.factors}
+        way: {
+            factor: [measured(way, task, factor, _SWEEP_SEED).success for task in study.tasks]
+            for factor in study.factors
+        }
         for way in WAYS
     }
     chosen = {
         way: max(factors, key=lambda factor: float(np.mean([run[-1] for run in factors[factor]])))
         for way, factors in sweep.items()
     }
-    curves = {
+    start = known()
+    courses = {
         way: [[measured(way, task, chosen[way], seed) for seed in range(study.seeds)] for task in study.tasks]
         for way in WAYS
     }
-    figures: dict[str, float] = {}
+    curves = {way: [[run.success for run in runs] for runs in tasks] for way, tasks in courses.items()}
+    kept = {way: [[[start, *run.known] for run in runs] for runs in tasks] for way, tasks in courses.items()}
+    figures: dict[str, float] = {"known_start": round(start, 4)}
     for way in WAYS:
         figures |= {
             f"{way}_worst_drawdown": round(max(drawdown(run) for runs in curves[way] for run in runs), 4),
             f"{way}_mean_drawdown": round(_mean_drawdown(curves[way]), 4),
             f"{way}_end_spread": round(_end_spread(curves[way]), 4),
             f"{way}_end_success": round(float(np.mean([run[-1] for runs in curves[way] for run in runs])), 4),
+            f"{way}_known_worst_end": round(min(run[-1] for runs in kept[way] for run in runs), 4),
+            f"{way}_known_end": round(float(np.mean([run[-1] for runs in kept[way] for run in runs])), 4),
         }
-    for name, measure in (("drawdown_ratio", _mean_drawdown), ("end_spread_ratio", _end_spread)):
-        value, low, high = ratio(curves["model"], curves["heads"], measure)
+    for name, runs_of, measure in (
+        ("drawdown_ratio", curves, _mean_drawdown),
+        ("end_spread_ratio", curves, _end_spread),
+        ("known_drawdown_ratio", kept, _mean_drawdown),
+    ):
+        value, low, high = ratio(runs_of["model"], runs_of["heads"], measure)
         figures |= {name: round(value, 3), f"{name}_low": round(low, 3), f"{name}_high": round(high, 3)}
     details: dict[str, Any] = {
         "checkpoint": version,
         "chosen_factors": chosen,
         "sweep": {way: {f"{factor:g}": runs for factor, runs in factors.items()} for way, factors in sweep.items()},
         "success": {way: dict(zip(study.tasks, curves[way], strict=True)) for way in WAYS},
+        "known_end": {
+            way: {task: [run[-1] for run in runs] for task, runs in zip(study.tasks, kept[way], strict=True)}
+            for way in WAYS
+        },
         "study": to_dict(study),
         "goal": {"drawdown_ratio": 3.2},
     }

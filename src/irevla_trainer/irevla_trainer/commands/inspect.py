@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from irevla_policy.errors import UserError
+from irevla_policy.sim.tasks import METAWORLD, WORLDS, load_tasks
 
 if TYPE_CHECKING:
     from irevla_policy.recording.storage import BagReader
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("path", type=Path, metavar="BAG_OR_CKPT", help="bag, folder of bags, or checkpoint")
-    parser.add_argument("--robot", default="sawyer", help="robot profile, name or file (default: sawyer)")
+    parser.add_argument("--world", default=METAWORLD, choices=WORLDS, help=f"world of the bags (default: {METAWORLD})")
+    parser.add_argument("--robot", help="robot profile, name or file (default: the world's arm)")
     parser.add_argument("--recover", action="store_true", help="make bags of what killed recorders left")
     parser.add_argument("--label", choices=("yes", "no", "unknown"), help="whether the bag's episode succeeded")
     parser.add_argument("--labelled-by", default="operator", metavar="WHO", help="who says so (default: operator)")
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         if args.label:
             _label(args.path, args.label, args.labelled_by)
         recovered = _recover(args.path) if args.recover else []
-        document, lines, good = _bags(args.path, args.robot)
+        document, lines, good = _bags(args.path, args.robot or load_tasks(args.world).robot)
         lines = recovered + lines
     if args.json:
         text = json.dumps(document, indent=2)

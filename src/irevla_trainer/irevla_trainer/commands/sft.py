@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 from irevla_policy.model.config import ModelSettings
 from irevla_policy.paths import config_folder
 from irevla_policy.settings import SettingsError, from_dict, load, to_dict
+from irevla_policy.sim.tasks import METAWORLD, WORLDS, load_tasks
 from irevla_trainer.learn.settings import SftFile, SftSettings
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a finished checkpoint at --out")
     parser.add_argument("--init", type=Path, metavar="CKPT", help="checkpoint to start from; keeps its normalisation")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML settings (default: config/sft.yaml)")
-    parser.add_argument("--robot", default="sawyer", help="robot profile, name or file (default: sawyer)")
+    parser.add_argument("--world", default=METAWORLD, choices=WORLDS, help=f"world of the bags (default: {METAWORLD})")
+    parser.add_argument("--robot", help="robot profile, name or file (default: the world's arm)")
     parser.add_argument("--task", action="append", default=[], metavar="TASK", help="only episodes of it; repeatable")
     parser.add_argument("--all-episodes", action="store_true", help="also episodes that are not labelled as successes")
     parser.add_argument("--backbone", help="vision-language model: tiny, small, a folder or a hub id")
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     folder = args.out.parent / f"{args.out.name}.training"
     _check_target(args.out, folder, args.overwrite)
-    profile = load_profile(args.robot)
+    profile = load_profile(args.robot or load_tasks(args.world).robot)
     wanted = Wanted(success_only=not args.all_episodes, tasks=tuple(args.task))
     dataset = load_dataset(args.bags, profile, wanted, cache=args.cache, progress=_reading)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from irevla_policy.settings import SettingsError
-from irevla_trainer.bench.stability import Study, _claim, analyse, drawdown, ratio, write_report
+from irevla_trainer.bench.stability import Course, Study, _claim, analyse, drawdown, ratio, write_report
 
 STUDY = Study(tasks=("one", "two"), seeds=5)
 
@@ -18,14 +18,14 @@ def test_drawdown_is_the_deepest_fall_below_the_start():
 def test_learning_rates_are_chosen_on_a_seed_of_their_own():
     asked = []
 
-    def measured(way: str, task: str, factor: float, seed: int) -> list[float]:
+    def measured(way: str, task: str, factor: float, seed: int) -> Course:
         asked.append((way, task, factor, seed))
         best = 3.0 if way == "heads" else 0.3
         end = 0.9 if factor == best else 0.6
         fall = 0.0 if way == "heads" else 0.1 + 0.02 * (seed % 5)
-        return [0.5, 0.5 - fall, end]
+        return Course([0.5, 0.5 - fall, end], [0.95 if way == "heads" else 0.6 + 0.05 * (seed % 5)])
 
-    result = analyse(STUDY, measured, "abc")
+    result = analyse(STUDY, lambda: 0.98, measured, "abc")
     assert result.details["chosen_factors"] == {"heads": 3.0, "model": 0.3}
     reported = {entry for entry in asked if entry[3] < STUDY.seeds}
     assert {(way, factor) for way, _, factor, _ in reported} == {("heads", 3.0), ("model", 0.3)}
@@ -33,11 +33,17 @@ def test_learning_rates_are_chosen_on_a_seed_of_their_own():
     assert result.figures["model_worst_drawdown"] == pytest.approx(0.18)
     assert result.figures["heads_worst_drawdown"] == 0.0
     assert result.figures["drawdown_ratio_low"] > 1.0 and result.holds
+    # What was known falls by .03 and by .28 on average, .01 added to both.
+    assert result.figures["known_drawdown_ratio"] == pytest.approx(0.29 / 0.04)
+    assert (result.figures["model_known_worst_end"], result.figures["heads_known_end"]) == (0.6, 0.95)
 
 
 @pytest.mark.parametrize("fall", [0.0, 0.1])
 def test_ways_that_are_alike_do_not_hold(fall: float):
-    result = analyse(STUDY, lambda way, task, factor, seed: [0.5, 0.5 - fall - 0.1 * fall * seed, 0.6], "abc")
+    def measured(way: str, task: str, factor: float, seed: int) -> Course:
+        return Course([0.5, 0.5 - fall - 0.1 * fall * seed, 0.6], [0.9])
+
+    result = analyse(STUDY, lambda: 0.98, measured, "abc")
     assert result.figures["drawdown_ratio"] == pytest.approx(1.0)
     assert not result.holds
 
@@ -55,7 +61,10 @@ def test_the_ratio_stays_finite_when_one_way_never_falls():
 
 
 def test_the_report_shows_every_run(tmp_path):
-    result = analyse(STUDY, lambda way, task, factor, seed: [0.5, 0.4, 0.6 + 0.02 * seed], "abc")
+    def measured(way: str, task: str, factor: float, seed: int) -> Course:
+        return Course([0.5, 0.4, 0.6 + 0.02 * seed], [0.9])
+
+    result = analyse(STUDY, lambda: 0.98, measured, "abc")
     write_report(tmp_path / "report.html", result)
     page = (tmp_path / "report.html").read_text()
     for text in ("one: heads", "two: heads", "one: model", "two: model", "drawdown_ratio_low"):
