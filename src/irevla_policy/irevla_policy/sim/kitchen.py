@@ -18,6 +18,7 @@ from irevla_policy.robot.observation import Vector
 from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.sim.franka import ARM, BASE, FINGER_OPENING, FINGERS, TOOL, kitchen_model, make_real
 from irevla_policy.sim.light_meshes import lighten
+from irevla_policy.sim.light_textures import plain
 from irevla_policy.sim.rendering import add_cameras
 from irevla_policy.sim.simulated import OPEN, SimulatedWorld
 from irevla_policy.sim.tasks import TaskError, TaskFile, Variation, load_tasks
@@ -230,4 +231,5 @@ class Kitchen(SimulatedWorld):
         vary(spec, variation, [spec.body(GOALS[task].body)], [spec.body(name) for name in _COUNTERS])
         if self.tasks.mesh_cell:
             lighten(spec, self.tasks.mesh_cell)
+            plain(spec)
         return FrankaKitchen(spec.compile(), GOALS[task], self.profile.home, self._substep, variation)

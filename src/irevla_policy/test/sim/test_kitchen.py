@@ -146,6 +146,14 @@ def test_an_image_shows_what_a_task_moves(world: Kitchen) -> None:
         assert changed.sum() >= 12, task
 
 
+def test_the_light_scene_looks_alike_and_takes_little(world: Kitchen) -> None:
+    with Kitchen(PROFILE, replace(load_tasks(KITCHEN), mesh_cell=0.0)) as full:
+        images = [one.reset("left-door-open", seed=3).images["kitchen"].astype(int) for one in (world, full)]
+        pixels = [one.environment.model.ntexdata for one in (world, full)]
+    assert 0.0 < np.abs(images[0] - images[1]).mean() < 4.0
+    assert pixels[0] < pixels[1] / 100
+
+
 @pytest.mark.parametrize(
     "seeds", [range(100, 102), pytest.param(range(200, 250), marks=pytest.mark.slow)], ids=["some", "many"]
 )
