@@ -6,6 +6,8 @@ speedup_vs_whole_model_ppo  time of PPO on all weights, over that of PPO on the 
 spilled_difference          between heads that learnt from latents on disk and from latents in memory
 sft_loader_ratio            samples per second of supervised training, over a plain loop on batches in memory
 blip2_stage1_gib            memory of stage 1 with a BLIP-2-sized model
+stage1_peak_mib             memory of the process that decides and learns, at the peak of its rollouts and updates
+rollout_latents_mib         stored latents of a whole rollout whose episodes are all as long as they may be
 """
 
 from __future__ import annotations
@@ -23,10 +25,12 @@ import torch
 from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.device import require_device
 from irevla_policy.model.policy import VLAPolicy
-from irevla_policy.robot.profile import load_profile
+from irevla_policy.sim.tasks import METAWORLD
 from irevla_trainer.bench import rl_blip2
 from irevla_trainer.bench.result import BenchResult, Target
+from irevla_trainer.bench.rl_domain import DOMAINS, Domain
 from irevla_trainer.bench.rl_loader import compare_loaders
+from irevla_trainer.bench.rl_memory import PeakMemory
 from irevla_trainer.bench.rl_samples import demonstrations
 from irevla_trainer.bench.rl_stage1 import Turn, per_decision, take_turns
 from irevla_trainer.bench.rl_store import spill
@@ -35,7 +39,6 @@ from irevla_trainer.rl.ppo import Ppo
 from irevla_trainer.rl.settings import PpoSettings
 from irevla_trainer.rl.worlds import Worlds
 
-TASK = "drawer-open"
 TARGETS = {
     "cost_over_unavoidable": Target("<=", 1.25),
     "update_speedup_vs_sb3": Target(">=", 3.0),
@@ -75,23 +78,25 @@ class Sizes:
     blip2_episodes: int = 16
 
 
-def run(device: str = "cpu", threads: int = 1, sizes: Sizes = Sizes()) -> BenchResult:
+def run(device: str = "cpu", threads: int = 1, world: str = METAWORLD, sizes: Sizes = Sizes()) -> BenchResult:
     """Measure.
 
     Args:
         device: Torch device of the models.
         threads: Of the arithmetic in reinforcement learning, of all variants; with more than one the model and the
             worlds get in each other's way. Supervised training has torch's choice.
+        world: Of `DOMAINS`, where episodes run.
         sizes: How much.
     """
+    domain = DOMAINS[world]
     gpu = require_device(device).type == "cuda"
     chosen = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        result = _reinforcement(device, gpu, threads, sizes)
+        result = _reinforcement(domain, device, gpu, threads, sizes)
     finally:
         torch.set_num_threads(chosen)
-    loaders = compare_loaders(TASK, sizes.sft_steps, sizes.sft_rounds, device)
+    loaders = compare_loaders(domain, sizes.sft_steps, sizes.sft_rounds, device)
     result.figures |= {
         "sft_loader_ratio": loaders.ratio,
         "sft_samples_per_s": float(np.median(loaders.ours)),
@@ -100,34 +105,43 @@ def run(device: str = "cpu", threads: int = 1, sizes: Sizes = Sizes()) -> BenchR
     result.details["sft_rounds_samples_per_s"] = dataclasses.asdict(loaders)
     ordered = [*TARGETS, *(name for name in result.figures if name not in TARGETS)]
     result.figures = {name: result.figures[name] for name in ordered}
+    result.details["domain"] = {**dataclasses.asdict(domain), "max_steps": domain.steps}
     result.details |= {"device": device, "threads": threads, "sft_threads": chosen, **dataclasses.asdict(sizes)}
     return result
 
 
-def _reinforcement(device: str, gpu: bool, threads: int, sizes: Sizes) -> BenchResult:
+def _reinforcement(domain: Domain, device: str, gpu: bool, threads: int, sizes: Sizes) -> BenchResult:
     """All but supervised training."""
     figures: dict[str, float] = {}
     details: dict[str, Any] = {}
-    profile = load_profile("sawyer")
-    with Worlds(profile, sizes.worlds) as worlds:
+    profile = domain.profile
+    with Worlds(profile, sizes.worlds, domain.tasks, domain.max_steps) as worlds:
+        memory = PeakMemory(torch.device(device))
         policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(profile)).to(device)
-        rehearsed = demonstrations(profile, TASK, sizes.decisions)
+        rehearsed = demonstrations(domain, sizes.decisions)
         algorithm = Ppo(policy, PpoSettings(episodes=sizes.episodes), rehearsed=rehearsed)
-        without, with_updates = take_turns(policy, worlds, algorithm, TASK, sizes.rounds, sizes.episodes)
+        memory.reset()
+        without, with_updates = take_turns(policy, worlds, algorithm, domain, sizes.rounds, sizes.episodes)
+        stage1_bytes = memory.peak()
         if gpu:
-            large, details["blip2"] = rl_blip2.on_gpu(TASK, worlds, device, sizes.blip2_episodes)
+            large, details["blip2"] = rl_blip2.on_gpu(domain, worlds, device, sizes.blip2_episodes)
     if not gpu:
-        large, details["blip2"] = rl_blip2.calculated(TASK, sizes.episodes, sizes.decisions)
+        large, details["blip2"] = rl_blip2.calculated(domain, sizes.episodes, sizes.decisions)
     figures |= cost(without, with_updates)
     details["turns"] = {
         name: [dataclasses.asdict(turn) for turn in turns]
         for name, turns in (("without_updates", without), ("with_updates", with_updates))
     }
-    workload = Workload.without_stops(TASK, sizes.decisions, sizes.epochs, device, threads, sizes.minibatch)
+    workload = Workload.without_stops(domain, sizes.decisions, sizes.epochs, device, threads, sizes.minibatch)
     figures |= variants(compare(workload, sizes.updates), per_decision(without), PpoSettings().epochs)
     with tempfile.TemporaryDirectory(prefix="irevla-rl-") as folder:
         spilled = spill(workload, Path(folder))
-    figures |= {"latent_bytes_per_decision": spilled.bytes_per_decision, "spilled_difference": spilled.difference}
+    figures |= {
+        "latent_bytes_per_decision": spilled.bytes_per_decision,
+        "spilled_difference": spilled.difference,
+        "rollout_latents_mib": domain.observations(sizes.episodes) * spilled.bytes_per_decision / 2**20,
+        "stage1_peak_mib": stage1_bytes / 2**20,
+    }
     details["spilled"] = dataclasses.asdict(spilled)
     return BenchResult("rl", figures | large, TARGETS, details)
 

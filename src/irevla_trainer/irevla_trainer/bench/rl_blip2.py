@@ -21,9 +21,8 @@ from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.normalisation import Normaliser
 from irevla_policy.model.policy import Latent, VLAPolicy
 from irevla_policy.model.processor import Processor
-from irevla_policy.robot.profile import load_profile
-from irevla_policy.sim.tasks import load_tasks
 from irevla_trainer.bench.forward import write_large_backbone
+from irevla_trainer.bench.rl_domain import Domain
 from irevla_trainer.bench.rl_memory import PeakMemory
 from irevla_trainer.bench.rl_samples import rollout_of
 from irevla_trainer.bench.rl_stage1 import per_decision, take_turns
@@ -38,12 +37,12 @@ _FORWARD_BYTES = GIB
 """Of the activations of one forward pass without gradient of 8 images; the widest layer of them takes 0.1 GiB."""
 
 
-def on_gpu(task: str, worlds: Worlds, device: str, episodes: int) -> tuple[dict[str, float], dict[str, Any]]:
+def on_gpu(domain: Domain, worlds: Worlds, device: str, episodes: int) -> tuple[dict[str, float], dict[str, Any]]:
     """Run stage 1 of the large model.
 
     Args:
-        task: Name of the task.
-        worlds: Run the episodes.
+        domain: Whose task.
+        worlds: Run the episodes, of the domain's world.
         device: A GPU.
         episodes: Per rollout.
 
@@ -53,30 +52,30 @@ def on_gpu(task: str, worlds: Worlds, device: str, episodes: int) -> tuple[dict[
     with tempfile.TemporaryDirectory(prefix="irevla-blip2-") as folder:
         write_large_backbone(Path(folder))
         settings = ModelSettings(backbone=folder, dtype="bfloat16")
-        policy = VLAPolicy.create(settings, RobotFacts.of(load_profile("sawyer"))).to(device)
+        policy = VLAPolicy.create(settings, RobotFacts.of(domain.profile)).to(device)
     memory = PeakMemory(torch.device(device))
     memory.reset()
     algorithm = Ppo(policy, PpoSettings(episodes=episodes))
-    _, turns = take_turns(policy, worlds, algorithm, task, rounds=1, episodes=episodes)
+    _, turns = take_turns(policy, worlds, algorithm, domain, rounds=1, episodes=episodes)
     figures = {"blip2_stage1_gib": memory.peak() / GIB, "blip2_decisions_per_s": 1.0 / per_decision(turns)}
     return figures, {"how": "measured", "decisions": turns[0].decisions, "updates": turns[0].updates}
 
 
-def calculated(task: str, episodes: int, decisions: int) -> tuple[dict[str, float], dict[str, Any]]:
+def calculated(domain: Domain, episodes: int, decisions: int) -> tuple[dict[str, float], dict[str, Any]]:
     """Add up what stage 1 of the large model takes.
 
     Args:
-        task: Whose instructions the model reads.
-        episodes: Of a rollout, each as long as the task allows.
+        domain: Whose instructions and images the model reads.
+        episodes: Of a rollout, each as long as the domain allows.
         decisions: On which the memory of the updates is measured; minibatches do not grow with more.
 
     Returns:
         Figures and details.
     """
-    tokens, width, parameters = shape(task)
-    stored = 2 * tokens * width * episodes * (load_tasks().steps(task) + 1)
+    tokens, width, parameters = shape(domain)
+    stored = 2 * tokens * width * domain.observations(episodes)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        updates = pool.apply(update_bytes, (tokens, width, decisions))
+        updates = pool.apply(update_bytes, (domain, tokens, width, decisions))
     parts = {
         "weights": _WEIGHT_BYTES * parameters,
         "forward_pass": _FORWARD_BYTES,
@@ -93,11 +92,11 @@ def calculated(task: str, episodes: int, decisions: int) -> tuple[dict[str, floa
     return {"blip2_stage1_gib": sum(parts.values()) / GIB}, details
 
 
-def shape(task: str) -> tuple[int, int, int]:
+def shape(domain: Domain) -> tuple[int, int, int]:
     """Tokens of its longest latent, their width, and parameters of the large model."""
     from transformers import AutoModelForImageTextToText
 
-    profile, tasks = load_profile("sawyer"), load_tasks()
+    profile, tasks = domain.profile, domain.tasks
     with tempfile.TemporaryDirectory(prefix="irevla-blip2-") as folder:
         write_large_backbone(Path(folder))
         source = pretrained.find(folder)
@@ -106,7 +105,7 @@ def shape(task: str) -> tuple[int, int, int]:
     normaliser = Normaliser.identity(profile.state_dim, profile.action_dim)
     cameras = [camera.name for camera in profile.cameras]
     processor = Processor(vlm_processor, config.model_type, cameras, normaliser)
-    texts = sorted({tasks.instruction(task, "", seed) for seed in range(100)})
+    texts = sorted({tasks.instruction(domain.task, "", seed) for seed in range(100)})
     images = {
         camera.name: np.zeros((len(texts), camera.height, camera.width, 3), np.uint8) for camera in profile.cameras
     }
@@ -116,11 +115,11 @@ def shape(task: str) -> tuple[int, int, int]:
     return tokens, config.get_text_config().hidden_size, sum(weight.numel() for weight in model.parameters())
 
 
-def update_bytes(tokens: int, width: int, decisions: int) -> int:
+def update_bytes(domain: Domain, tokens: int, width: int, decisions: int) -> int:
     """Peak memory of the heads, their optimiser and one pass of updates on random latents, measured in this process."""
     from transformers import AutoConfig
 
-    profile = load_profile("sawyer")
+    profile = domain.profile
     with tempfile.TemporaryDirectory(prefix="irevla-blip2-") as folder:
         write_large_backbone(Path(folder))
         config = AutoConfig.from_pretrained(folder, local_files_only=True)

@@ -17,7 +17,7 @@ import torch
 
 from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.policy import VLAPolicy
-from irevla_policy.robot.profile import load_profile
+from irevla_trainer.bench.rl_domain import Domain
 from irevla_trainer.bench.rl_samples import demonstrations
 from irevla_trainer.learn.decisions import Decisions, prepare
 from irevla_trainer.learn.settings import SftSettings
@@ -44,18 +44,17 @@ class Loaders:
         return float(np.median(np.array(self.ours) / np.array(self.plain)))
 
 
-def compare_loaders(task: str, steps: int, rounds: int, device: str) -> Loaders:
+def compare_loaders(domain: Domain, steps: int, rounds: int, device: str) -> Loaders:
     """Measure our training and the plain loop in turn.
 
     Args:
-        task: Whose instructions the samples have.
+        domain: Whose instructions, images and states the samples have.
         steps: Updates of each in every round.
         rounds: That count; a short one before them does not.
         device: Torch device.
     """
-    profile = load_profile("sawyer")
     settings = SftSettings(steps=steps, precision="float32", validation_share=0.0, save_every=3600.0)
-    decisions = demonstrations(profile, task, _BATCHES * settings.batch_size)
+    decisions = demonstrations(domain, _BATCHES * settings.batch_size)
     taken: dict[str, list[float]] = {"ours": [], "plain": []}
     turns = [("ours", _ours), ("plain", _plain)]
     for number in range(-1, rounds):
@@ -63,7 +62,7 @@ def compare_loaders(task: str, steps: int, rounds: int, device: str) -> Loaders:
         # Each goes first in every second round: what grows with time then grows in both.
         turns.reverse()
         for name, work in turns:
-            policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(profile)).to(device)
+            policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(domain.profile)).to(device)
             seconds = work(policy, decisions, updates, settings)
             if number >= 0:
                 taken[name].append(settings.batch_size * updates / seconds)

@@ -9,8 +9,7 @@ import numpy.typing as npt
 import torch
 
 from irevla_policy.model.policy import VLAPolicy
-from irevla_policy.robot.profile import RobotProfile
-from irevla_policy.sim.tasks import load_tasks
+from irevla_trainer.bench.rl_domain import Domain
 from irevla_trainer.learn.decisions import Decisions
 from irevla_trainer.rl.latents import ImageStore, LatentStore, encode
 from irevla_trainer.rl.rollout import Rollout
@@ -22,17 +21,16 @@ EPISODE = 64
 _BATCH = 64
 
 
-def samples(profile: RobotProfile, task: str, count: int, seed: int = 0) -> Seen:
+def samples(domain: Domain, count: int, seed: int = 0) -> Seen:
     """What `count` decisions see; pixels do not change how long anything takes.
 
     Args:
-        profile: The robot.
-        task: Whose instructions to give.
+        domain: Whose instructions to give, and whose cameras and joints.
         count: N.
         seed: Of the draw.
     """
     random = np.random.default_rng(seed)
-    tasks = load_tasks()
+    tasks, profile = domain.tasks, domain.profile
     return Seen(
         index=list(range(count)),
         step=[0] * count,
@@ -40,7 +38,7 @@ def samples(profile: RobotProfile, task: str, count: int, seed: int = 0) -> Seen
             camera.name: random.integers(0, 256, (count, camera.height, camera.width, 3), dtype=np.uint8)
             for camera in profile.cameras
         },
-        instructions=[tasks.instruction(task, "", row // EPISODE) for row in range(count)],
+        instructions=[tasks.instruction(domain.task, "", row // EPISODE) for row in range(count)],
         state=random.standard_normal((count, profile.state_dim)).astype(np.float32),
     )
 
@@ -53,9 +51,9 @@ class _Episode:
     action: npt.NDArray[np.float32]
 
 
-def demonstrations(profile: RobotProfile, task: str, count: int) -> Decisions:
+def demonstrations(domain: Domain, count: int) -> Decisions:
     """`count` such decisions with random actions, as supervised fine-tuning and rehearsal take them."""
-    seen = samples(profile, task, count)
+    profile, seen = domain.profile, samples(domain, count)
     action = np.random.default_rng(1).uniform(-1, 1, (count, profile.action_dim)).astype(np.float32)
     episodes = []
     for first in range(0, count, EPISODE):

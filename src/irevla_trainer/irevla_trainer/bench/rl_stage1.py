@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from irevla_policy.model.policy import VLAPolicy
+from irevla_trainer.bench.rl_domain import Domain
 from irevla_trainer.rl.ppo import Ppo
 from irevla_trainer.rl.rollout import collect
 from irevla_trainer.rl.worlds import EpisodeRequest, Worlds
@@ -42,15 +43,15 @@ class Turn:
 
 
 def take_turns(
-    policy: VLAPolicy, worlds: Worlds, algorithm: Ppo, task: str, rounds: int, episodes: int
+    policy: VLAPolicy, worlds: Worlds, algorithm: Ppo, domain: Domain, rounds: int, episodes: int
 ) -> tuple[list[Turn], list[Turn]]:
     """Rollouts without and with updates, in turn.
 
     Args:
         policy: Acts, and learns in every second rollout.
-        worlds: Run the episodes.
+        worlds: Run the episodes, of the domain's world.
         algorithm: Learns, from its first iteration on with policy and critic.
-        task: Name of the task.
+        domain: Whose task.
         rounds: Rollouts of each kind.
         episodes: Per rollout.
 
@@ -59,7 +60,7 @@ def take_turns(
     """
     algorithm.iteration = max(algorithm.iteration, algorithm.settings.warmup)
     kinds: tuple[list[Turn], list[Turn]] = ([], [])
-    requests = [EpisodeRequest(task, "", seed) for seed in episode_seeds("train", episodes)]
+    requests = [EpisodeRequest(domain.task, "", seed) for seed in episode_seeds("train", episodes)]
     for number in range(-1, rounds):
         # Two rounds in a row start with different kinds: what grows with time then grows in both.
         for learns in (False, True) if number % 2 == 0 else (True, False):

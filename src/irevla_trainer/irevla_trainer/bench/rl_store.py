@@ -10,7 +10,6 @@ import torch
 
 from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.policy import VLAPolicy
-from irevla_policy.robot.profile import load_profile
 from irevla_trainer.bench.rl_samples import as_rollout, samples
 from irevla_trainer.bench.rl_updates import Workload
 from irevla_trainer.rl.latents import LatentStore
@@ -43,12 +42,11 @@ def spill(workload: Workload, folder: Path) -> Spilled:
     """
     seconds, heads, size = [], [], 0.0
     for place in (None, folder):
-        profile = load_profile(workload.robot)
-        policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(profile)).to(workload.device)
+        policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(workload.domain.profile)).to(workload.device)
         torch.manual_seed(0)  # of the critic
         algorithm = Ppo(policy, workload.settings)
         store = LatentStore(workload.decisions, folder=place, device=policy.device)
-        rollout = as_rollout(policy, samples(profile, workload.task, workload.decisions), store, algorithm.std)
+        rollout = as_rollout(policy, samples(workload.domain, workload.decisions), store, algorithm.std)
         start = time.perf_counter()
         algorithm.learn(rollout, seed=0)
         seconds.append(time.perf_counter() - start)

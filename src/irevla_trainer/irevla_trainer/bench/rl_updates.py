@@ -19,7 +19,7 @@ import torch
 from irevla_policy.errors import RunError
 from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.policy import VLAPolicy
-from irevla_policy.robot.profile import load_profile
+from irevla_trainer.bench.rl_domain import Domain
 from irevla_trainer.bench.rl_memory import PeakMemory
 from irevla_trainer.bench.rl_samples import as_rollout, samples
 from irevla_trainer.rl.latents import LatentStore
@@ -32,28 +32,26 @@ class Workload:
     """What every variant does.
 
     Attributes:
-        task: Whose instructions the observations have.
+        domain: Whose instructions, images and states the observations have.
         decisions: Per update of all epochs.
         settings: Of PPO.
         device: Where.
         threads: Of the arithmetic.
-        robot: Robot profile.
     """
 
-    task: str
+    domain: Domain
     decisions: int
     settings: PpoSettings
     device: str
     threads: int
-    robot: str = "sawyer"
 
     @classmethod
     def without_stops(
-        cls, task: str, decisions: int, epochs: int, device: str, threads: int, minibatch: int = 256
+        cls, domain: Domain, decisions: int, epochs: int, device: str, threads: int, minibatch: int = 256
     ) -> Workload:
         """One in which every variant makes every update, however far the policy moves."""
         settings = PpoSettings(epochs=epochs, minibatch=minibatch, warmup=0, kl_target=0.0, kl_stop=math.inf)
-        return cls(task, decisions, settings, device, threads)
+        return cls(domain, decisions, settings, device, threads)
 
 
 @dataclass(frozen=True)
@@ -127,9 +125,9 @@ def make_variant(name: str, workload: Workload) -> Callable[[], None]:
         name: Of `VARIANTS`.
         workload: What it does.
     """
-    profile, settings = load_profile(workload.robot), workload.settings
-    policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(profile)).to(workload.device)
-    seen = samples(profile, workload.task, workload.decisions)
+    domain, settings = workload.domain, workload.settings
+    policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(domain.profile)).to(workload.device)
+    seen = samples(domain, workload.decisions)
     if name == "sb3":
         from irevla_trainer.bench.rl_sb3 import sb3_ppo
 

@@ -19,6 +19,7 @@ Examples:
   irevla bench record --seconds 20
   irevla bench forward --no-large
   irevla bench rl --device cuda
+  irevla bench rl --world kitchen
   irevla bench stability --checkpoint runs/metaworld-cpu/seed-0/sft/checkpoint --json docs/results/stability.json
   irevla bench metaworld --preset cpu --minutes 60 --json docs/results/metaworld.json
   irevla bench metaworld --preset full --minutes 8
@@ -32,6 +33,8 @@ import importlib
 import inspect
 import os
 from pathlib import Path
+
+from irevla_policy.sim.tasks import METAWORLD, WORLDS
 
 BENCHMARKS = (
     "latency",
@@ -57,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--large", action=argparse.BooleanOptionalAction, help="forward: also the BLIP-2-sized model (default: yes)"
     )
     parser.add_argument("--device", help="rl, metaworld, kitchen: torch device (default: cpu, the preset's)")
+    parser.add_argument("--world", choices=WORLDS, help=f"rl: where episodes run (default: {METAWORLD})")
     parser.add_argument("--threads", type=_count, help="rl: threads of the arithmetic (default: 1)")
     parser.add_argument("--preset", help="metaworld, kitchen: cpu (default), full or gpu, or a YAML file")
     parser.add_argument("--seeds", type=_count, help="metaworld, kitchen: runs of every method (default: the preset's)")

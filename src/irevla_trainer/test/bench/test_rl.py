@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import mmap
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,24 @@ import torch
 from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.heads import Head
 from irevla_policy.model.policy import VLAPolicy
-from irevla_policy.robot.profile import load_profile
+from irevla_policy.sim.tasks import KITCHEN, METAWORLD, WORLDS
 from irevla_trainer.bench import rl_blip2
 from irevla_trainer.bench.rl import TARGETS, Sizes, cost, run, variants
+from irevla_trainer.bench.rl_domain import DOMAINS
 from irevla_trainer.bench.rl_loader import Loaders, compare_loaders
 from irevla_trainer.bench.rl_memory import PeakMemory
-from irevla_trainer.bench.rl_samples import as_rollout, samples
-from irevla_trainer.bench.rl_stage1 import Turn
+from irevla_trainer.bench.rl_samples import as_rollout, demonstrations, samples
+from irevla_trainer.bench.rl_stage1 import Turn, take_turns
 from irevla_trainer.bench.rl_store import spill
 from irevla_trainer.bench.rl_updates import VARIANTS, Updates, Workload, make_variant
 from irevla_trainer.cli import main
 from irevla_trainer.rl.advantage import generalised_advantages
 from irevla_trainer.rl.latents import LatentStore, encode
+from irevla_trainer.rl.ppo import Ppo
 from irevla_trainer.rl.settings import PpoSettings
+from irevla_trainer.rl.worlds import Worlds
 
-TASK = "drawer-open"
-PROFILE = load_profile("sawyer")
+DOMAIN = DOMAINS[METAWORLD]
 
 
 def loud(head: Head) -> None:
@@ -41,7 +44,7 @@ def loud(head: Head) -> None:
 
 @pytest.fixture
 def policy() -> VLAPolicy:
-    policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(PROFILE))
+    policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(DOMAIN.profile))
     loud(policy.action_head)
     policy.freeze_backbone()
     return policy
@@ -50,7 +53,7 @@ def policy() -> VLAPolicy:
 def test_sb3_computes_the_same_means_values_and_advantages(policy: VLAPolicy) -> None:
     from irevla_trainer.bench.rl_sb3 import observations, sb3_ppo
 
-    seen, settings, critic = samples(PROFILE, TASK, 80), PpoSettings(minibatch=40, epochs=1), policy.new_critic()
+    seen, settings, critic = samples(DOMAIN, 80), PpoSettings(minibatch=40, epochs=1), policy.new_critic()
     loud(critic)
     with torch.no_grad():
         latent = encode(policy, seen.images, seen.instructions, seen.state)
@@ -77,7 +80,7 @@ def test_sb3_computes_the_same_means_values_and_advantages(policy: VLAPolicy) ->
 def test_sb3_updates_the_heads_and_leaves_the_backbone_alone(policy: VLAPolicy) -> None:
     from irevla_trainer.bench.rl_sb3 import sb3_ppo
 
-    seen, settings = samples(PROFILE, TASK, 64), PpoSettings(minibatch=32, epochs=2)
+    seen, settings = samples(DOMAIN, 64), PpoSettings(minibatch=32, epochs=2)
     rollout = as_rollout(policy, seen, LatentStore(64), settings.noise)
     theirs = sb3_ppo(policy, policy.new_critic(), seen, rollout, settings)
     before = {name: value.clone() for name, value in policy.state_dict().items()}
@@ -88,19 +91,41 @@ def test_sb3_updates_the_heads_and_leaves_the_backbone_alone(policy: VLAPolicy) 
     assert changed == {"action_head"}
 
 
+@pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_makes_the_same_updates_again_and_again(name: str) -> None:
-    workload = Workload.without_stops(TASK, 48, epochs=2, device="cpu", threads=1, minibatch=24)
+def test_every_variant_makes_the_same_updates_again_and_again(name: str, world: str) -> None:
+    workload = Workload.without_stops(DOMAINS[world], 48, epochs=2, device="cpu", threads=1, minibatch=24)
     update = make_variant(name, workload)
     update()
     update()
 
 
 def test_latents_on_disk_teach_the_same(tmp_path: Path) -> None:
-    workload = Workload.without_stops(TASK, 64, epochs=2, device="cpu", threads=1, minibatch=32)
+    workload = Workload.without_stops(DOMAIN, 64, epochs=2, device="cpu", threads=1, minibatch=32)
     spilled = spill(workload, tmp_path)
     assert spilled.difference == 0.0
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 64 * spilled.bytes_per_decision
+
+
+@pytest.mark.parametrize(
+    ("world", "task", "camera", "state", "steps"),
+    [(METAWORLD, "drawer-open", "corner", 8, 60), (KITCHEN, "microwave-open", "kitchen", 8, 280)],
+)
+def test_samples_are_those_of_the_domain(world: str, task: str, camera: str, state: int, steps: int) -> None:
+    domain = pickle.loads(pickle.dumps(DOMAINS[world]))
+    seen = samples(domain, 70)
+    assert list(seen.images) == [camera] and seen.state.shape == (70, state)
+    assert set(seen.instructions) <= set(domain.tasks.task(task).instructions)
+    assert domain.steps == steps and domain.observations(2) == 2 * (steps + 1)
+    assert len(demonstrations(domain, 70)) == 70
+
+
+def test_episodes_are_as_long_as_the_domain_says() -> None:
+    domain = dataclasses.replace(DOMAINS[KITCHEN], max_steps=3)
+    policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(domain.profile))
+    with Worlds(domain.profile, 1, domain.tasks, domain.max_steps) as worlds:
+        kinds = take_turns(policy, worlds, Ppo(policy, PpoSettings(episodes=2)), domain, rounds=1, episodes=2)
+    assert [turn.decisions for turns in kinds for turn in turns] == [6, 6]
 
 
 def test_peak_memory_is_that_since_the_reset() -> None:
@@ -120,13 +145,14 @@ def _touch(size: int) -> None:
 
 
 def test_loaders_are_compared_round_by_round() -> None:
-    loaders = compare_loaders(TASK, steps=2, rounds=2, device="cpu")
+    loaders = compare_loaders(DOMAIN, steps=2, rounds=2, device="cpu")
     assert len(loaders.ours) == len(loaders.plain) == 2 and min(*loaders.ours, *loaders.plain) > 0.0
     assert Loaders((9.0, 100.0, 50.0), (10.0, 100.0, 40.0)).ratio == 1.0
 
 
-def test_the_large_model_has_its_size() -> None:
-    tokens, width, parameters = rl_blip2.shape(TASK)
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_large_model_has_its_size(world: str) -> None:
+    tokens, width, parameters = rl_blip2.shape(DOMAINS[world])
     assert (width, tokens > 32) == (2560, True)
     assert 3.6e9 < parameters < 3.9e9
 
@@ -148,11 +174,29 @@ def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str
     assert "nonsense" in capsys.readouterr().err
 
 
+def test_an_unknown_world_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "rl", "--world", "moon"])
+    assert ended.value.code == 2
+    assert "invalid choice: 'moon'" in capsys.readouterr().err
+
+
+def test_other_benchmarks_have_no_world(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "expert", "--world", KITCHEN]) == 2
+    assert "'expert' has no option --world" in capsys.readouterr().err
+
+
 @pytest.mark.slow
-def test_all_in_one_run() -> None:
+@pytest.mark.parametrize("world", WORLDS)
+def test_all_in_one_run(world: str) -> None:
     sizes = Sizes(worlds=2, episodes=2, rounds=1, decisions=48, minibatch=24, updates=1, sft_steps=4, sft_rounds=1)
-    result = run(sizes=sizes)
+    result = run(sizes=sizes, world=world)
     assert set(result.targets) == set(TARGETS) <= set(result.figures)
     assert all(np.isfinite(value) for value in result.figures.values())
     assert result.figures["blip2_stage1_gib"] < 24.0 and result.details["blip2"]["how"].startswith("calculated")
     assert dataclasses.asdict(sizes).items() <= result.details.items()
+    domain = DOMAINS[world]
+    assert result.details["domain"] == {"world": world, "task": domain.task, "max_steps": domain.steps}
+    stored = 2 * (domain.steps + 1) * result.figures["latent_bytes_per_decision"]
+    assert result.figures["rollout_latents_mib"] == pytest.approx(stored / 2**20)
+    assert result.figures["stage1_peak_mib"] > 0.0
