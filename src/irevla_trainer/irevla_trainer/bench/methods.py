@@ -47,6 +47,9 @@ class Preset:
     ppo_replay: PpoSettings = setting(
         factory=PpoSettings, doc="PPO of PPO-Replay's stage 1, which trains the whole model"
     )
+    rounds: dict[str, int] = setting(
+        factory=dict, doc="Methods that go through the RL tasks so many times, each with its part of the decisions"
+    )
     seeds: int = setting(1, "Runs of every method, whose test episodes are pooled", at_least=1)
     hours: float = setting(0.0, "Target for the wall time of all slices, h; 0 for none", at_least=0.0)
 
@@ -56,6 +59,11 @@ class Preset:
                 raise SettingsError(f"few: {task!r} is none of train.tasks.expert")
             if episodes < 1:
                 raise SettingsError(f"few: {task}: must be at least 1, found {episodes}")
+        for method, rounds in self.rounds.items():
+            if method not in METHODS[1:]:
+                raise SettingsError(f"rounds: expected one of {', '.join(METHODS[1:])}, found {method!r}")
+            if rounds < 1:
+                raise SettingsError(f"rounds: {method}: must be at least 1, found {rounds}")
 
 
 @dataclass(frozen=True)
@@ -78,12 +86,8 @@ class Comparison:
 def load_preset(benchmark: str, name: str) -> Preset:
     """A preset of a benchmark by its name, or a YAML file."""
     path = Path(name)
-    return load(Preset, path if path.suffix in (".yaml", ".yml") else preset_path(benchmark, name))
-
-
-def preset_path(benchmark: str, name: str) -> Path:
-    """Where a preset is kept."""
-    return config_folder() / "presets" / f"{benchmark}-{name}.yaml"
+    shipped = config_folder() / "presets" / f"{benchmark}-{name}.yaml"
+    return load(Preset, path if path.suffix in (".yaml", ".yml") else shipped)
 
 
 def settings_of(method: str, preset: Preset, bags: Path, stage0: Path, seed: int = 0) -> TrainFile:
@@ -100,7 +104,9 @@ def settings_of(method: str, preset: Preset, bags: Path, stage0: Path, seed: int
     stage1, stage2 = base.stage1, base.stage2
     if method == "sft":
         return dataclasses.replace(base, stage1=dataclasses.replace(stage1, enabled=False))
-    base = dataclasses.replace(base, init=str(stage0))
+    rounds = preset.rounds.get(method, 1)
+    stage1 = dataclasses.replace(stage1, decisions=stage1.decisions // rounds)
+    base = dataclasses.replace(base, init=str(stage0), stage1=stage1, rounds=base.rounds * rounds)
     if method == "frozen":
         sft = dataclasses.replace(stage2.sft, trains="heads")
         return dataclasses.replace(base, stage2=dataclasses.replace(stage2, sft=sft))

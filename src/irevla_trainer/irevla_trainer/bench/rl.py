@@ -6,8 +6,8 @@ speedup_vs_whole_model_ppo  time of PPO on all weights, over that of PPO on the 
 spilled_difference          between heads that learnt from latents on disk and from latents in memory
 sft_loader_ratio            samples per second of supervised training, over a plain loop on batches in memory
 blip2_stage1_gib            memory of stage 1 with a BLIP-2-sized model
-stage1_peak_mib             memory of the process that decides and learns, at the peak of its rollouts and updates
 rollout_latents_mib         stored latents of a whole rollout whose episodes are all as long as they may be
+stage1_peak_mib             what rehearsal, rollouts and updates take at their peak; on a GPU with the policy itself
 """
 
 from __future__ import annotations
@@ -116,11 +116,12 @@ def _reinforcement(domain: Domain, device: str, gpu: bool, threads: int, sizes: 
     details: dict[str, Any] = {}
     profile = domain.profile
     with Worlds(profile, sizes.worlds, domain.tasks, domain.max_steps) as worlds:
-        memory = PeakMemory(torch.device(device))
         policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(profile)).to(device)
         rehearsed = demonstrations(domain, sizes.decisions)
-        algorithm = Ppo(policy, PpoSettings(episodes=sizes.episodes), rehearsed=rehearsed)
+        # Only now: what the policy's libraries take is not part of stage 1.
+        memory = PeakMemory(torch.device(device))
         memory.reset()
+        algorithm = Ppo(policy, PpoSettings(episodes=sizes.episodes), rehearsed=rehearsed)
         without, with_updates = take_turns(policy, worlds, algorithm, domain, sizes.rounds, sizes.episodes)
         stage1_bytes = memory.peak()
         if gpu:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -9,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from irevla_policy.errors import RunError
-from irevla_policy.paths import config_folder
-from irevla_policy.settings import SettingsError, load, to_dict
+from irevla_policy.settings import SettingsError, to_dict
 from irevla_policy.sim.tasks import load_tasks
 from irevla_trainer.bench import comparison, metaworld, methods
 from irevla_trainer.evaluate import EvaluationTask
 from irevla_trainer.loop.paper import PAPER
 
-PRESET, FULL = (load(methods.Preset, config_folder() / f"presets/metaworld-{name}.yaml") for name in ("cpu", "full"))
+PRESET, FULL = (methods.load_preset("metaworld", name) for name in ("cpu", "full"))
 POPEN = methods.subprocess.Popen
 CATEGORIES = ("expert", "rl", "unseen")
 
@@ -49,6 +49,22 @@ def test_methods_differ_in_what_learns_and_in_nothing_else():
     assert not sft["stage1"]["enabled"] and not sft["init"] and ire_vla["init"] == "stage0"
     for key in ("tasks", "stage0", "evaluation", "seed"):
         assert sft[key] == ire_vla[key]
+
+
+def test_more_rounds_have_no_more_decisions():
+    preset = dataclasses.replace(PRESET, rounds={"ire_vla": 2})
+    twice, once = (methods.settings_of(name, preset, Path("bags"), Path("stage0")) for name in ("ire_vla", "frozen"))
+    assert (twice.rounds, once.rounds) == (2, 1)
+    assert 2 * twice.stage1.decisions == once.stage1.decisions == PRESET.train.stage1.decisions
+
+
+@pytest.mark.parametrize(
+    ("rounds", "message"),
+    [({"sft": 2}, "rounds: expected one of ire_vla"), ({"ire_vla": 0}, "rounds: ire_vla: must be at least 1, found 0")],
+)
+def test_rounds_of_nothing_are_refused(rounds: dict, message: str):
+    with pytest.raises(SettingsError, match=message):
+        dataclasses.replace(PRESET, rounds=rounds)
 
 
 def result(successes: dict[str, int], episodes: int = 50, **more: object) -> dict:
