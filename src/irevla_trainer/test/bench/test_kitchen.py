@@ -90,7 +90,7 @@ def test_tasks_with_few_demonstrations_are_recorded_by_a_command_of_their_own(tm
     common = {"--world": "kitchen", "--robot": "panda_kitchen", "--out": str(tmp_path / "bags")}
     assert [dict(zip(words[1::2], words[2::2], strict=True)) for words in asked] == [
         common | {"--task": "knob-on,light-on,microwave-open,slide-door-open", "--episodes": "50"},
-        common | {"--task": "left-door-open", "--episodes": "10"},
+        common | {"--task": "left-door-open", "--episodes": "5"},
     ]
 
 
