@@ -1,8 +1,8 @@
 """Ends the processes of a supervisor that died without doing so, e.g. by SIGKILL.
 
-Runs as a process of its own in a session of its own. On its standard input the supervisor names the process groups
-that it started (`+ID`) and that are gone (`-ID`). When the input ends while some are left, they are ended as Ctrl-C
-would have ended them: nodes close their bags, and what hangs is killed.
+Runs as a process of its own in a group of its own. On its standard input the supervisor names the process groups that
+it started (`+ID`) and that are gone (`-ID`). When the input ends while some are left, they are ended as Ctrl-C would
+have ended them: nodes close their bags, and what hangs is killed.
 """
 
 from __future__ import annotations

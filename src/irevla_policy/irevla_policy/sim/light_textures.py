@@ -1,7 +1,7 @@
 """Textures of one colour each: of a large scene, pictures of wood and marble take most of the memory.
 
 The kitchen's are up to a million pixels each, and every compiled task of every world keeps them, once for the model
-and once more for the renderer: 150 MB, of which an image of 128 pixels shows little but the mean colour.
+and once more, larger, for the renderer, of which an image of 128 pixels shows little but the mean colour.
 """
 
 from __future__ import annotations

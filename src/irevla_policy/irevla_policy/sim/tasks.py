@@ -106,7 +106,8 @@ class TaskFile:
     max_steps: int = setting(60, "Decisions until an episode is given up", at_least=1, at_most=1000)
     mesh_cell: float = setting(
         0.0,
-        "Vertices of visual meshes this close together are drawn as one, which software renders faster; 0 draws all",
+        "Vertices of visual meshes this close together are drawn as one, which software renders faster; the kitchen "
+        "then shows the mean colours of its textures, too; 0 draws the scene as it is",
         unit="m",
         at_least=0.0,
         at_most=0.1,

@@ -163,13 +163,13 @@ def write_report(
     )
     write_text(path.with_name("table.svg"), report.charts[-1])
     for column in columns:
-        known = [method for method in METHODS if column.name in paper.get(method, {})]
-        there = [paper[method][column.name] for method in known]
+        # A method that the paper leaves out has a bar of no height.
+        there = [paper.get(method, {}).get(column.name, 0.0) for method in METHODS]
         report.section(column.name)
         report.bars(
-            known,
+            METHODS,
             {
-                "here": [bar(method, column) for method in known],
+                "here": [bar(method, column) for method in METHODS],
                 "paper (its own tasks and model)": [(value, value, value) for value in there],
             },
             y="success",

@@ -62,8 +62,9 @@ class Preset:
         for method, rounds in self.rounds.items():
             if method not in METHODS[1:]:
                 raise SettingsError(f"rounds: expected one of {', '.join(METHODS[1:])}, found {method!r}")
-            if rounds < 1:
-                raise SettingsError(f"rounds: {method}: must be at least 1, found {rounds}")
+            if not 1 <= rounds <= self.train.stage1.decisions:
+                most = self.train.stage1.decisions
+                raise SettingsError(f"rounds: {method}: must be in [1, {most}], one decision each, found {rounds}")
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def compare(
     bags = out / "bags"
     for number, words in enumerate(_collecting(wanted, bags)):
         slices.work("collect" if number == 0 else f"collect {number + 1}", words)
+    _check_bags(wanted, bags)
     results: dict[str, list[Any]] = {method: [] for method in METHODS}
     for seed, method in [(seed, method) for seed in range(seeds or wanted.seeds) for method in METHODS]:
         folder = out / f"seed-{seed}" / method
@@ -157,9 +159,24 @@ def compare(
     return Comparison(wanted, out, results, slices.seconds)
 
 
+def _numbers(preset: Preset) -> dict[str, int]:
+    """Expert task to how many demonstrations of it are learnt from."""
+    return {task: preset.few.get(task, preset.demonstrations) for task in preset.train.tasks.expert}
+
+
+def _check_bags(preset: Preset, bags: Path) -> None:
+    """Refuse demonstrations that an earlier preset wanted: a run learns from all that lie there."""
+    for task, number in _numbers(preset).items():
+        found = len(list(bags.glob(f"{task}_[0-9]*")))
+        if found > number:
+            raise SettingsError(
+                f"--out: {bags} has {found} demonstrations of {task}, the preset wants {number}; choose another folder"
+            )
+
+
 def _collecting(preset: Preset, bags: Path) -> list[list[str]]:
     """Commands that record the demonstrations, one for each number of episodes; bags that are there are kept."""
-    numbers = {task: preset.few.get(task, preset.demonstrations) for task in preset.train.tasks.expert}
+    numbers = _numbers(preset)
     world = load_tasks(preset.train.task_file).world
     return [
         ["collect", "--world", world, "--task", ",".join(task for task in numbers if numbers[task] == number),

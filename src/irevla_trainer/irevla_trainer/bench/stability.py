@@ -29,9 +29,8 @@ from irevla_policy.settings import SettingsError, load, setting, to_dict
 from irevla_policy.sim.tasks import load_tasks
 from irevla_trainer.bench.result import BenchResult, Target
 from irevla_trainer.evaluate import EvaluationTask, evaluate
-from irevla_trainer.learn.training_state import read_state
 from irevla_trainer.loop.settings import Stage1Settings
-from irevla_trainer.loop.stage1 import stage_1, validation_seeds
+from irevla_trainer.loop.stage1 import stage_1, take_last, validation_seeds
 from irevla_trainer.report import Curve, Panel, Report
 from irevla_trainer.rl.worlds import Worlds
 from irevla_trainer.seeds import episode_seeds
@@ -49,16 +48,21 @@ class Study:
     """What `config/presets/stability.yaml` holds."""
 
     tasks: tuple[str, ...] = setting(doc="Tasks, each TASK or TASK:VARIATION")
+    known: tuple[str, ...] = setting(doc="Tasks that the checkpoint knows, looked at when a run ends")
     seeds: int = setting(5, "Runs of each way on each task", at_least=2)
     factors: tuple[float, ...] = setting((0.3, 1.0, 3.0), "Learning rates to choose from, relative to `stage1`'s own")
     sweep_decisions: int = setting(6000, "Decisions of each run that a learning rate is chosen by", at_least=1)
-    known: tuple[str, ...] = setting((), "Tasks that the checkpoint knows, looked at when a run ends")
     known_episodes: int = setting(10, "Episodes of each of them", at_least=1)
     stage1: Stage1Settings = setting(
         factory=lambda: Stage1Settings(validation_episodes=200, converged=2.0), doc="The stage"
     )
     robot: str = setting("sawyer", "Robot profile, name or file")
     worlds: int = setting(16, "Worlds, each in a process of its own", at_least=1)
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "known"):
+            if not getattr(self, name):
+                raise SettingsError(f"{name}: expected at least one task")
 
 
 def run(checkpoint: Path, out: Path = Path("runs/stability"), minutes: float = 60.0) -> BenchResult:
@@ -150,7 +154,10 @@ class _Runs:
         shutil.rmtree(folder / "successes")
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         success = [line["validation_success"] for line in lines if "validation_success" in line]
-        return Course(success, [] if seed == _SWEEP_SEED else self._known(_as_it_ended(policy, folder)))
+        if seed == _SWEEP_SEED:
+            return Course(success, [])
+        take_last(policy, folder)  # the stage leaves the best
+        return Course(success, self._known(policy))
 
     def _start(self, task: str) -> Course:
         """Success of the checkpoint, which all runs on a task start from."""
@@ -176,18 +183,6 @@ class _Runs:
         known = "".join(f" known {value:.2f}" for value in course.known)
         print(f"{file.relative_to(self.out)}: {values}{known}", flush=True)
         return course
-
-
-def _as_it_ended(policy: VLAPolicy, folder: Path) -> VLAPolicy:
-    """The policy with the weights that a stage 1 ended with, in place; the stage itself leaves the best."""
-    state = read_state(folder)
-    assert state is not None
-    parameters = dict(policy.named_parameters())
-    for name, tensor in state.tensors.items():
-        part, _, rest = name.partition("/")
-        if part == "weight":
-            parameters[rest].data.copy_(tensor)
-    return policy
 
 
 def analyse(

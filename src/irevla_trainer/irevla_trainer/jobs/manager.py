@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from irevla_policy.errors import RunError, UserError
-from irevla_policy.graph.groups import own_group
 from irevla_policy.model.checkpoint import check_fits, read_config
 from irevla_policy.recording.storage import find_bags
 from irevla_policy.robot.profile import RobotProfile
@@ -33,6 +32,7 @@ from irevla_trainer.evaluate import EvaluationTask
 from irevla_trainer.jobs.job import HandOver, JobFolder, Order, State, all_jobs, create, find_job, next_number
 from irevla_trainer.jobs.plan import usable
 from irevla_trainer.jobs.policies import annotate
+from irevla_trainer.jobs.priority import apart
 from irevla_trainer.jobs.request import JobRequest, TrainerFile
 from irevla_trainer.jobs.trials import TrialsVerdict, judge_trials, trials_so_far
 from irevla_trainer.jobs.worker import NO_ROOM, STOPPED
@@ -326,7 +326,7 @@ class JobManager:
                 stdout=log,
                 stderr=log,
                 # Ctrl-C is for the trainer, which tells its process itself.
-                **own_group(),
+                **apart(),
             )
         self._running = _Running(job, process, tries)
 

@@ -117,6 +117,34 @@ def validation_seeds(settings: Stage1Settings) -> range:
     return episode_seeds("validation", settings.validation_episodes, _FIRST_VALIDATION_SEED)
 
 
+def take_last(policy: VLAPolicy, folder: Path) -> None:
+    """Give a policy, in place, the weights that a finished stage 1 ended with; `stage_1` itself leaves the best.
+
+    Args:
+        policy: Of the stage's form.
+        folder: Of the stage.
+
+    Raises:
+        RunError: There is no stage 1 in the folder.
+    """
+    state = read_state(folder)
+    if state is None:
+        raise RunError(f"{folder}: no state of a stage 1")
+    parameters = dict(policy.named_parameters())
+    for name, tensor in _part(state, _WEIGHT).items():
+        parameters[name].data.copy_(tensor)
+
+
+_WEIGHT, _BEST, _ALGORITHM = "weight", "best", "algorithm"
+"""Parts of the state."""
+
+
+def _part(state: TrainingState, part: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(f"{part}/"): value for name, value in state.tensors.items() if name.startswith(f"{part}/")
+    }
+
+
 class _Stage1:
     def __init__(
         self,
@@ -257,9 +285,9 @@ class _Stage1:
     # -- the state on the disk --------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        tensors = {f"weight/{name}": value for name, value in self._weights().items()}
-        tensors |= {f"best/{name}": value for name, value in self.best.items()}
-        tensors |= {f"algorithm/{name}": value for name, value in self.algorithm.tensors().items()}
+        tensors = {f"{_WEIGHT}/{name}": value for name, value in self._weights().items()}
+        tensors |= {f"{_BEST}/{name}": value for name, value in self.best.items()}
+        tensors |= {f"{_ALGORITHM}/{name}": value for name, value in self.algorithm.tensors().items()}
         # First, so that they are complete once the state says that the stage has finished.
         lines = [json.dumps(figures) + "\n" for figures in self.progress.history]
         write_text(self.folder / "metrics.jsonl", "".join(lines))
@@ -271,12 +299,8 @@ class _Stage1:
             self.replay.forget(0)
             return
         self.progress = _Progress(**state.progress)
-        parts: dict[str, dict[str, Tensor]] = {"weight": {}, "best": {}, "algorithm": {}}
-        for name, tensor in state.tensors.items():
-            part, _, rest = name.partition("/")
-            parts[part][rest] = tensor.to(self.policy.device) if part != "algorithm" else tensor
-        self._take(parts["weight"])
-        self.best = parts["best"]
+        self._take(_part(state, _WEIGHT))
+        self.best = {name: tensor.to(self.policy.device) for name, tensor in _part(state, _BEST).items()}
         if not self.progress.finished:
-            self.algorithm.load(parts["algorithm"])
+            self.algorithm.load(_part(state, _ALGORITHM))
         self.replay.forget(self.progress.iteration)

@@ -15,7 +15,7 @@ from irevla_trainer.evaluate import EvaluationTask
 from irevla_trainer.loop.paper import KITCHEN_COLUMNS, PAPER
 
 PRESET = methods.load_preset("kitchen", "cpu")
-EPISODES = 50
+EPISODES = 100
 
 
 def result(successes: dict[str, int]) -> dict:
@@ -53,8 +53,7 @@ def test_the_papers_own_figures_reach_its_targets(tmp_path: Path):
     assert found.figures["ire_vla_slide-door-open:red"] == pytest.approx(0.99, abs=0.011)
     assert found.figures["ire_vla_minus_sft_left-door-open"] == pytest.approx(0.40, abs=0.011)
     assert found.figures["ire_vla_unseen"] == 1.0
-    # .83 of 50 episodes is no whole number.
-    assert set(found.missed) <= {f"ire_vla_{task}" for task in KITCHEN_COLUMNS["ire_vla"]}
+    assert found.holds, found.missed
     write_report(tmp_path / "report.html", "Table", results(), found, kitchen.COLUMNS, KITCHEN_COLUMNS)
     assert "microwave-open" in (tmp_path / "report.html").read_text()
 
@@ -62,9 +61,9 @@ def test_the_papers_own_figures_reach_its_targets(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "missed"),
     [
-        ({"ire_vla": {"microwave-open": 40}}, "ire_vla_microwave-open"),
-        ({"ppo_replay": {"knob-on": 50}, "ire_vla": {"knob-on": 30}}, "ire_vla_minus_ppo_replay_knob-on_high"),
-        ({"sft": {"left-door-open": 30}}, "ire_vla_minus_sft_left-door-open"),
+        ({"ire_vla": {"microwave-open": 80}}, "ire_vla_microwave-open"),
+        ({"ppo_replay": {"knob-on": 100}, "ire_vla": {"knob-on": 60}}, "ire_vla_minus_ppo_replay_knob-on_high"),
+        ({"sft": {"left-door-open": 60}}, "ire_vla_minus_sft_left-door-open"),
     ],
 )
 def test_targets_that_are_missed_are_named(changes: dict, missed: str):
@@ -72,8 +71,7 @@ def test_targets_that_are_missed_are_named(changes: dict, missed: str):
 
 
 def test_the_left_door_counts_among_both_categories():
-    expected = sum(KITCHEN_COLUMNS["sft"][task] for task in ("left-door-open", "slide-door-open:red")) / 2
-    assert PAPER["kitchen"]["sft"]["rl"] == pytest.approx(expected, abs=1e-3)
+    assert PAPER["kitchen"]["sft"] == {"expert": 0.758, "rl": 0.445, "unseen": 0.98}
 
 
 def test_tasks_with_few_demonstrations_are_recorded_by_a_command_of_their_own(tmp_path: Path, monkeypatch):

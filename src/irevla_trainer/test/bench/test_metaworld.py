@@ -60,7 +60,10 @@ def test_more_rounds_have_no_more_decisions():
 
 @pytest.mark.parametrize(
     ("rounds", "message"),
-    [({"sft": 2}, "rounds: expected one of ire_vla"), ({"ire_vla": 0}, "rounds: ire_vla: must be at least 1, found 0")],
+    [
+        ({"sft": 2}, "rounds: expected one of ire_vla"),
+        ({"ire_vla": 0}, r"rounds: ire_vla: must be in \[1, 40000\], one decision each, found 0"),
+    ],
 )
 def test_rounds_of_nothing_are_refused(rounds: dict, message: str):
     with pytest.raises(SettingsError, match=message):
@@ -182,6 +185,14 @@ def test_results_of_something_else_are_refused(tmp_path: Path, monkeypatch, chan
         stored(tmp_path, method, **(changes if method == "frozen" else {}))
     monkeypatch.setattr(methods.Slice, "work", lambda self, name, words: None)
     with pytest.raises(SettingsError, match=message):
+        metaworld.run("cpu", tmp_path)
+
+
+def test_more_demonstrations_than_wanted_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for number in range(51):
+        (tmp_path / "bags" / f"door-open_{number:06d}").mkdir(parents=True)
+    monkeypatch.setattr(methods.Slice, "work", lambda self, name, words: None)
+    with pytest.raises(SettingsError, match="has 51 demonstrations of door-open, the preset wants 50; choose another"):
         metaworld.run("cpu", tmp_path)
 
 

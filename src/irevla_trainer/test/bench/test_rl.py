@@ -199,4 +199,4 @@ def test_all_in_one_run(world: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.details["domain"] == {"world": world, "task": domain.task, "max_steps": 30}
     stored = 2 * 31 * result.figures["latent_bytes_per_decision"]
     assert result.figures["rollout_latents_mib"] == pytest.approx(stored / 2**20)
-    assert "stage1_peak_mib" in result.figures
+    assert result.figures["stage1_peak_mib"] > 0.0

@@ -7,7 +7,7 @@ import pytest
 from irevla_policy.settings import SettingsError
 from irevla_trainer.bench.stability import Course, Study, _claim, analyse, drawdown, ratio, write_report
 
-STUDY = Study(tasks=("one", "two"), seeds=5)
+STUDY = Study(tasks=("one", "two"), known=("three",), seeds=5)
 
 
 def test_drawdown_is_the_deepest_fall_below_the_start():

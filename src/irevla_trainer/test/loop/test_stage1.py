@@ -101,6 +101,19 @@ def test_the_best_validated_head_is_kept_and_of_equals_the_latest(policy, tmp_pa
     assert (account["before"], account["after"]) == (validations[0], validations[best])
 
 
+def test_the_last_weights_can_be_had_instead_of_the_best(policy, tmp_path, monkeypatch):
+    validations = iter([0.2, 0.9, 0.1])
+    monkeypatch.setattr(stage1._Stage1, "_validate", lambda self: next(validations))
+    last = []
+    settings = replace(QUICK, validate_every=2)
+    run(policy, tmp_path / "stage", settings, report=lambda figures: last.append(weights(policy.action_head)))
+    assert changed(weights(policy.action_head), last[-1]), "the best is another one"
+    stage1.take_last(policy, tmp_path / "stage")
+    assert not changed(weights(policy.action_head), last[-1])
+    with pytest.raises(RunError, match="nothing: no state of a stage 1"):
+        stage1.take_last(policy, tmp_path / "nothing")
+
+
 def test_it_ends_when_the_rollouts_have_converged(policy, tmp_path):
     account = run(policy, tmp_path / "run", replace(QUICK, patience=2), AllSucceed)
     assert account["ended"] == "converged"
