@@ -126,6 +126,7 @@ def trainer(tmp_path, base, bags):
         manager.close()
 
 
+@pytest.mark.slow
 def test_a_cycle_ends_with_a_verdict_on_a_candidate(trainer):
     asked = time.monotonic()
     answer = trainer.submit()
@@ -185,6 +186,7 @@ def test_while_one_runs_others_are_refused_or_wait(trainer):
     assert trainer.manager.cancel("job-000002").reason == "job-000002 is cancelled"
 
 
+@pytest.mark.slow
 def test_cancelling_stops_at_once_and_the_job_can_go_on(trainer):
     trainer.manager = trainer.make(stage2=LONG)
     trainer.submit()
@@ -222,6 +224,7 @@ def test_a_training_process_that_always_dies_is_given_up(trainer):
     assert state.message.startswith("the training process ended with signal SIGKILL, 3 times; see ")
 
 
+@pytest.mark.slow
 def test_jobs_outlive_their_trainer(trainer):
     trainer.submit()
     trainer.until(lambda: trainer.progress.stage in ("rl", "sft"))

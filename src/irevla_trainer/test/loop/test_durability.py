@@ -90,7 +90,7 @@ def check_kills(setting, out: Path, moments: list[int]) -> None:
 
 
 def test_kills_at_random_moments_change_nothing(setting, tmp_path):
-    check_kills(setting, tmp_path / "run", drawn(5, setting[2] // 2, seed=1))
+    check_kills(setting, tmp_path / "run", drawn(3, setting[2] // 2, seed=1))
 
 
 def test_ctrl_c_is_one_line_and_changes_nothing(setting, tmp_path):
