@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from irevla_policy.settings import to_dict
 from irevla_trainer.bench.comparison import (
     CATEGORY_COLUMNS,
     Column,
@@ -17,9 +16,8 @@ from irevla_trainer.bench.comparison import (
     details_of,
     figures_of,
     not_below,
-    write_report,
 )
-from irevla_trainer.bench.methods import compare
+from irevla_trainer.bench.methods import compare, tabulate
 from irevla_trainer.bench.result import BenchResult, Target
 from irevla_trainer.loop.paper import KITCHEN_COLUMNS
 
@@ -47,11 +45,7 @@ def run(
 ) -> BenchResult:
     """Run what is left of the benchmark, or as much of it as the slice allows; see `methods.compare`."""
     found = compare("kitchen", preset, out, minutes, seeds, device)
-    result = table(found.results, found.seconds, found.preset.hours)
-    result.details["preset"] = to_dict(found.preset)
-    title = "Franka Kitchen: four methods from one stage 0"
-    write_report(found.out / "report.html", title, found.results, result, COLUMNS, KITCHEN_COLUMNS)
-    return result
+    return tabulate(found, table, "Franka Kitchen: four methods from one stage 0", COLUMNS, KITCHEN_COLUMNS)
 
 
 def table(results: Results, seconds: Mapping[str, float], hours: float = 0.0) -> BenchResult:

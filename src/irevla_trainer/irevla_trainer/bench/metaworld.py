@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from irevla_policy.settings import to_dict
 from irevla_trainer.bench.comparison import (
     CATEGORY_COLUMNS,
     Results,
     details_of,
     figures_of,
     not_below,
-    write_report,
 )
-from irevla_trainer.bench.methods import compare
+from irevla_trainer.bench.methods import compare, tabulate
 from irevla_trainer.bench.result import BenchResult, Target
 from irevla_trainer.loop.paper import PAPER
 
@@ -31,11 +29,7 @@ def run(
 ) -> BenchResult:
     """Run what is left of the benchmark, or as much of it as the slice allows; see `methods.compare`."""
     found = compare("metaworld", preset, out, minutes, seeds, device)
-    result = table(found.results, found.seconds, found.preset.hours)
-    result.details["preset"] = to_dict(found.preset)
-    title = "Meta-World: four methods from one stage 0"
-    write_report(found.out / "report.html", title, found.results, result, CATEGORY_COLUMNS, PAPER["metaworld"])
-    return result
+    return tabulate(found, table, "Meta-World: four methods from one stage 0", CATEGORY_COLUMNS, PAPER["metaworld"])
 
 
 def table(results: Results, seconds: Mapping[str, float], hours: float = 0.0) -> BenchResult:

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from irevla_policy.errors import RunError
 from irevla_policy.paths import config_folder
 from irevla_policy.settings import SettingsError, from_dict, load, setting, to_dict
 from irevla_policy.sim.tasks import load_tasks
-from irevla_trainer.bench.comparison import METHODS, Results
+from irevla_trainer.bench.comparison import METHODS, Column, Results, write_report
+from irevla_trainer.bench.result import BenchResult
 from irevla_trainer.loop.settings import TrainFile
 from irevla_trainer.rl.settings import PpoSettings
 
@@ -157,6 +158,28 @@ def compare(
         results[method].append(_result(folder, settings))
         _check_start(folder, results[method][-1], results["sft"][-1])
     return Comparison(wanted, out, results, slices.seconds)
+
+
+def tabulate(
+    found: Comparison,
+    table: Callable[[Results, Mapping[str, float], float], BenchResult],
+    title: str,
+    columns: Sequence[Column],
+    paper: Mapping[str, Mapping[str, float]],
+) -> BenchResult:
+    """The result of all methods' runs, with the report beside them.
+
+    Args:
+        found: The runs.
+        table: Results, seconds and the target for all of them in hours (0 for none) to figures and targets.
+        title: Of the report.
+        columns: What it shows in bars.
+        paper: Method to column to the paper's success rate, where it has one.
+    """
+    result = table(found.results, found.seconds, found.preset.hours)
+    result.details["preset"] = to_dict(found.preset)
+    write_report(found.out / "report.html", title, found.results, result, columns, paper)
+    return result
 
 
 def _numbers(preset: Preset) -> dict[str, int]:
