@@ -213,7 +213,8 @@ def _result(folder: Path, settings: TrainFile) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "result.json").read_text())
     # Settings that came up since then are at their defaults in it.
     wanted, had = to_dict(settings), to_dict(from_dict(TrainFile, found["settings"], str(folder / "result.json")))
-    changed = sorted(key for key in wanted if wanted[key] != had[key])
+    unused = () if settings.stage1.enabled else ("stage1", "stage2", "rounds")
+    changed = sorted(key for key in wanted if key not in unused and wanted[key] != had[key])
     if changed:
         raise SettingsError(
             f"--out: {folder} was run with other settings ({', '.join(changed)}); choose another folder"
