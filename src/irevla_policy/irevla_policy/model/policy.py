@@ -77,7 +77,12 @@ class VLAPolicy(nn.Module):
 
     @classmethod
     def create(
-        cls, settings: ModelSettings, robot: RobotFacts, normaliser: Normaliser | None = None, seed: int = 0
+        cls,
+        settings: ModelSettings,
+        robot: RobotFacts,
+        normaliser: Normaliser | None = None,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
     ) -> VLAPolicy:
         """Make a new policy: the pretrained or freshly initialised backbone with untrained heads.
 
@@ -85,7 +90,8 @@ class VLAPolicy(nn.Module):
             settings: Of the model.
             robot: What it drives.
             normaliser: Fitted from the data; the identity when left out.
-            seed: Of every random start; the same seed gives the same policy.
+            seed: Of every random start; the same seed gives the same policy on the same kind of device.
+            device: Where it is made; billions of random weights take minutes on a CPU.
 
         Raises:
             BackboneError: The backbone cannot be found or loaded.
@@ -96,9 +102,10 @@ class VLAPolicy(nn.Module):
         normaliser = normaliser or Normaliser.identity(robot.state_dim, robot.action_dim)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            backbone = VisionLanguageBackbone(settings, source, config)
+            with torch.device(device):
+                backbone = VisionLanguageBackbone(settings, source, config)
             processor = Processor(vlm_processor, config.model_type, robot.cameras, normaliser)
-            return cls(settings, robot, backbone, processor).eval()
+            return cls(settings, robot, backbone, processor).to(device).eval()
 
     def twin(self, normaliser: Normaliser) -> VLAPolicy:
         """A policy of the same form with weights of its own, for another checkpoint; quicker than making one anew.

@@ -111,6 +111,7 @@ class Recorder:
         self._latched: dict[str, bytes] = {}
         self._instruction = ""
         self._running: RunningEpisode | None = None
+        self._wanted: EpisodeInfo | None = None
         self._writing: EpisodeWriting | None = None
         self._last = Tally()
         self._newest: tuple[Path, EpisodeInfo] | None = None
@@ -175,7 +176,7 @@ class Recorder:
         writing.put(source.name, data, log_time, publish_time)
 
     def start(self, wanted: EpisodeInfo, offers: Mapping[str, tuple[Offer, ...]] | None = None) -> Path:
-        """Start an episode; returns the folder of its bag.
+        """Start an episode; returns the folder of its bag. Wanting the running one, by its name, changes nothing.
 
         Args:
             wanted: Task, variation, world, seed, source and, if it shall have one, its name.
@@ -187,6 +188,8 @@ class Recorder:
             OSError: The bag cannot be made.
         """
         with self._changing:
+            if self._running is not None and self._writing is not None and wanted == self._wanted and wanted.episode_id:
+                return self._writing.path
             if self._running is not None:
                 raise RecordingError(f"episode {self.running} is still being recorded: stop it first")
             refusal = self.quota.refusal()
@@ -207,7 +210,7 @@ class Recorder:
             self._describe(writing, running.described(time.time_ns(), "recording"))
             for topic, data in self._latched.items():
                 writing.put(topic, data, time.time_ns())
-            self._running, self._writing = running, writing
+            self._running, self._writing, self._wanted = running, writing, wanted
             return writing.path
 
     def finish(self, state: str = "finished", *, success: str = "unknown", labelled_by: str = "") -> Finished:

@@ -124,6 +124,10 @@ def test_an_episode_is_recorded_and_labelled(robot: Robot, tmp_path: Path) -> No
         assert started.accepted, started.message
         refused = robot.call(StartEpisode, "/irevla/start_episode")
         assert not refused.accepted and "still being recorded" in refused.message
+        # Whoever got no answer asks again.
+        again = robot.start(world="metaworld", source=EpisodeInfo.SOURCE_EXPERT, episode_id="first")
+        assert again.accepted and (again.episode_id, again.path) == ("first", started.path)
+        assert not robot.start(world="metaworld", episode_id="first").accepted
         for number in range(40):
             robot.observe(number, terminated=number == 39)
         stopped = robot.call(StopEpisode, "/irevla/stop_episode")

@@ -13,6 +13,7 @@ stage1_peak_mib             what rehearsal, rollouts and updates take at their p
 from __future__ import annotations
 
 import dataclasses
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,8 +78,13 @@ class Sizes:
     sft_rounds: int = 8
     blip2_episodes: int = 16
 
+    @classmethod
+    def of(cls, gpu: bool) -> Sizes:
+        """What a device measures in a few minutes; on a GPU supervised updates are too short for sixty of them."""
+        return cls(sft_steps=400, sft_rounds=4) if gpu else cls()
 
-def run(device: str = "cpu", threads: int = 1, world: str = METAWORLD, sizes: Sizes = Sizes()) -> BenchResult:
+
+def run(device: str = "cpu", threads: int = 1, world: str = METAWORLD, sizes: Sizes | None = None) -> BenchResult:
     """Measure.
 
     Args:
@@ -86,16 +92,18 @@ def run(device: str = "cpu", threads: int = 1, world: str = METAWORLD, sizes: Si
         threads: Of the arithmetic in reinforcement learning, of all variants; with more than one the model and the
             worlds get in each other's way. Supervised training has torch's choice.
         world: Of `DOMAINS`, where episodes run.
-        sizes: How much.
+        sizes: How much; what suits the device by default.
     """
     domain = DOMAINS[world]
     gpu = require_device(device).type == "cuda"
+    sizes = sizes or Sizes.of(gpu)
     chosen = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         result = _reinforcement(domain, device, gpu, threads, sizes)
     finally:
         torch.set_num_threads(chosen)
+    _say("supervised training, ours and a plain loop")
     loaders = compare_loaders(domain, sizes.sft_steps, sizes.sft_rounds, device)
     result.figures |= {
         "sft_loader_ratio": loaders.ratio,
@@ -110,11 +118,17 @@ def run(device: str = "cpu", threads: int = 1, world: str = METAWORLD, sizes: Si
     return result
 
 
+def _say(part: str) -> None:
+    """Tell what is measured now, to whoever waits."""
+    print(f"bench rl: {part}", file=sys.stderr, flush=True)
+
+
 def _reinforcement(domain: Domain, device: str, gpu: bool, threads: int, sizes: Sizes) -> BenchResult:
     """All but supervised training."""
     figures: dict[str, float] = {}
     details: dict[str, Any] = {}
     profile = domain.profile
+    _say("stage 1 with and without updates")
     with Worlds(profile, sizes.worlds, domain.tasks, domain.max_steps) as worlds:
         policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(profile)).to(device)
         rehearsed = demonstrations(domain, sizes.decisions)
@@ -124,6 +138,7 @@ def _reinforcement(domain: Domain, device: str, gpu: bool, threads: int, sizes: 
         algorithm = Ppo(policy, PpoSettings(episodes=sizes.episodes), rehearsed=rehearsed)
         without, with_updates = take_turns(policy, worlds, algorithm, domain, sizes.rounds, sizes.episodes)
         stage1_bytes = memory.peak()
+        _say("stage 1 of a BLIP-2-sized model")
         if gpu:
             large, details["blip2"] = rl_blip2.on_gpu(domain, worlds, device, sizes.blip2_episodes)
     if not gpu:
@@ -133,6 +148,7 @@ def _reinforcement(domain: Domain, device: str, gpu: bool, threads: int, sizes: 
         name: [dataclasses.asdict(turn) for turn in turns]
         for name, turns in (("without_updates", without), ("with_updates", with_updates))
     }
+    _say("three variants of PPO's updates")
     workload = Workload.without_stops(domain, sizes.decisions, sizes.epochs, device, threads, sizes.minibatch)
     figures |= variants(compare(workload, sizes.updates), per_decision(without), PpoSettings().epochs)
     with tempfile.TemporaryDirectory(prefix="irevla-rl-") as folder:

@@ -52,7 +52,7 @@ def on_gpu(domain: Domain, worlds: Worlds, device: str, episodes: int) -> tuple[
     with tempfile.TemporaryDirectory(prefix="irevla-blip2-") as folder:
         write_large_backbone(Path(folder))
         settings = ModelSettings(backbone=folder, dtype="bfloat16")
-        policy = VLAPolicy.create(settings, RobotFacts.of(domain.profile)).to(device)
+        policy = VLAPolicy.create(settings, RobotFacts.of(domain.profile), device=device)
     memory = PeakMemory(torch.device(device))
     memory.reset()
     algorithm = Ppo(policy, PpoSettings(episodes=episodes))

@@ -4,24 +4,30 @@ Both get the same tasks, decisions and numbers of learning rates to choose from.
 on a seed of its own by the mean success at the end of shorter runs; then every other seed runs with it. Success is
 measured without noise, on many episodes, at several points of each run; at its end also on the tasks that the policy
 knew before and that the stage does not practise.
+
+Every run depends on nothing but its way, task, learning rate and seed, so several can go on at a time.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from irevla_policy.durable import write_text
 from irevla_policy.errors import RunError
 from irevla_policy.model.checkpoint import check_fits, checkpoint_version, load_checkpoint, read_config
+from irevla_policy.model.device import require_device
 from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.paths import config_folder
 from irevla_policy.robot.profile import load_profile
@@ -65,28 +71,79 @@ class Study:
                 raise SettingsError(f"{name}: expected at least one task")
 
 
-def run(checkpoint: Path, out: Path = Path("runs/stability"), minutes: float = 60.0) -> BenchResult:
+@dataclass(frozen=True)
+class Planned:
+    """A run of stage 1.
+
+    Attributes:
+        way: What learns, one of `WAYS`.
+        task: That it practises.
+        factor: Of the learning rates.
+        seed: Of everything that is drawn.
+    """
+
+    way: str
+    task: str
+    factor: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.way}-{self.task.replace(':', '-')}-{self.factor:g}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a run went.
+
+    Attributes:
+        success: On the practised task at every point, the start first.
+        known: On the known tasks at the end; empty where it was not measured, else one value.
+    """
+
+    success: list[float]
+    known: list[float]
+
+
+def run(
+    checkpoint: Path,
+    out: Path = Path("runs/stability"),
+    minutes: float = 60.0,
+    device: str = "cpu",
+    parallel: int = 1,
+) -> BenchResult:
     """Run what is left of the study, or as much of it as the slice allows.
 
     Args:
         checkpoint: What all runs start from.
         out: Folder of the runs; the same one continues.
         minutes: Length of the slice; a run that has begun is finished.
+        device: Torch device of the policies.
+        parallel: Runs at a time, each with its own worlds; more than one pays with many cores.
 
     Raises:
         RunError: The slice ended before the study did; the same command goes on.
         SettingsError: The folder is that of another checkpoint or study.
+        UserError: No such device.
     """
     study = load(Study, config_folder() / "presets" / "stability.yaml")
-    profile = load_profile(study.robot)
+    require_device(device)
     _, robot, _ = read_config(checkpoint)
-    check_fits(checkpoint, robot, profile)
-    end = time.monotonic() + 60.0 * minutes
+    check_fits(checkpoint, robot, load_profile(study.robot))
     version = checkpoint_version(checkpoint)
     _claim(out, {"checkpoint": version, "study": to_dict(study)})
-    with Worlds(profile, study.worlds, load_tasks()) as worlds:
-        runs = _Runs(study, checkpoint, out, worlds, end)
-        result = analyse(study, runs.known, runs.measured, version)
+    place = _Place(study, checkpoint, out, time.monotonic() + 60.0 * minutes, device)
+    with Worlds(load_profile(study.robot), study.worlds, load_tasks()) as worlds:
+        runs = _Runs(place, worlds)
+        for task in study.tasks:
+            runs.start(task)
+        if parallel == 1:
+            result = analyse(study, runs.known, lambda plan: [runs.measured(one) for one in plan], version)
+        else:
+            with _pool(place, parallel) as pool:
+                result = analyse(study, runs.known, lambda plan: list(pool.map(_measured, plan)), version)
+    result.details["device"] = device
     write_report(out / "report.html", result)
     return result
 
@@ -104,101 +161,135 @@ def _claim(out: Path, identity: dict[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class Course:
-    """How a run went.
+class _Place:
+    """Where a study runs, for this process and others.
 
     Attributes:
-        success: On the practised task at every point, the start first.
-        known: On the known tasks at the end; empty where it was not measured, else one value.
+        study: What is run.
+        checkpoint: What all runs start from.
+        out: Folder of the runs.
+        end: Of the slice, s of the machine's monotonic clock, which all processes share.
+        device: Torch device.
     """
 
-    success: list[float]
-    known: list[float]
+    study: Study
+    checkpoint: Path
+    out: Path
+    end: float
+    device: str
+
+    def policy(self) -> VLAPolicy:
+        """What all runs start from."""
+        return load_checkpoint(self.checkpoint).to(self.device)
+
+
+_here: _Runs
+"""Of a process of the pool."""
+
+
+def _pool(place: _Place, processes: int) -> ProcessPoolExecutor:
+    """Processes that each have worlds of their own and a share of the cores."""
+    threads = max(torch.get_num_threads() // processes, 1)
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(processes, spawn, _settle_in, (place, threads))
+
+
+def _settle_in(place: _Place, threads: int) -> None:
+    global _here
+    torch.set_num_threads(threads)
+    _here = _Runs(place, Worlds(load_profile(place.study.robot), place.study.worlds, load_tasks()))
+
+
+def _measured(planned: Planned) -> Course:
+    return _here.measured(planned)
 
 
 @dataclass(frozen=True)
 class _Runs:
     """The runs of a study, each done once."""
 
-    study: Study
-    checkpoint: Path
-    out: Path
+    place: _Place
     worlds: Worlds
-    end: float
 
     def known(self) -> float:
         """Success of the checkpoint on the known tasks."""
-        return self._once(
-            self.out / "start-known.json", lambda: Course([], self._known(load_checkpoint(self.checkpoint)))
-        ).known[0]
+        return self._once("start-known.json", lambda: Course([], self._known(self.place.policy()))).known[0]
 
-    def measured(self, way: str, task: str, factor: float, seed: int) -> Course:
+    def start(self, task: str) -> float:
+        """Success of the checkpoint on a task, where all runs on it start."""
+
+        def measure() -> Course:
+            seeds = validation_seeds(self.place.study.stage1)
+            [result] = evaluate(self.place.policy(), self.worlds, [EvaluationTask.parse(task)], seeds)
+            return Course([result.rate.value], [])
+
+        return self._once(f"start-{task.replace(':', '-')}.json", measure).success[0]
+
+    def measured(self, planned: Planned) -> Course:
         """One run, from the disk when it was run before."""
-        folder = self.out / f"{way}-{task.replace(':', '-')}-{factor:g}-{seed}"
-        return self._once(folder / "success.json", lambda: self._run(way, task, factor, seed, folder))
+        return self._once(f"{planned.name}/success.json", lambda: self._run(planned))
 
-    def _run(self, way: str, task: str, factor: float, seed: int, folder: Path) -> Course:
-        start = self._once(self.out / f"start-{task.replace(':', '-')}.json", lambda: self._start(task)).success[0]
-        stage1 = self.study.stage1
+    def _run(self, planned: Planned) -> Course:
+        study, folder = self.place.study, self.place.out / planned.name
         ppo = dataclasses.replace(
-            stage1.ppo,
-            actor_learning_rate=stage1.ppo.actor_learning_rate * factor,
-            backbone_learning_rate=stage1.ppo.backbone_learning_rate * factor,
+            study.stage1.ppo,
+            actor_learning_rate=study.stage1.ppo.actor_learning_rate * planned.factor,
+            backbone_learning_rate=study.stage1.ppo.backbone_learning_rate * planned.factor,
         )
-        settings = dataclasses.replace(stage1, trains=way, ppo=ppo)
-        if seed == _SWEEP_SEED:
+        settings = dataclasses.replace(study.stage1, trains=planned.way, ppo=ppo)
+        if planned.seed == _SWEEP_SEED:
             # Only its end counts.
-            settings = dataclasses.replace(settings, decisions=self.study.sweep_decisions, validate_every=10**6)
-        policy = load_checkpoint(self.checkpoint)
-        stage_1(policy, EvaluationTask.parse(task), self.worlds, settings, seed, folder, start=start)
+            settings = dataclasses.replace(settings, decisions=study.sweep_decisions, validate_every=10**6)
+        policy, task = self.place.policy(), EvaluationTask.parse(planned.task)
+        stage_1(policy, task, self.worlds, settings, planned.seed, folder, start=self.start(planned.task))
         shutil.rmtree(folder / "successes")
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         success = [line["validation_success"] for line in lines if "validation_success" in line]
-        if seed == _SWEEP_SEED:
-            return Course(success, [])
-        take_last(policy, folder)  # the stage leaves the best
-        return Course(success, self._known(policy))
-
-    def _start(self, task: str) -> Course:
-        """Success of the checkpoint, which all runs on a task start from."""
-        seeds = validation_seeds(self.study.stage1)
-        policy = load_checkpoint(self.checkpoint)
-        return Course([evaluate(policy, self.worlds, [EvaluationTask.parse(task)], seeds)[0].rate.value], [])
+        known = []
+        if planned.seed != _SWEEP_SEED:
+            take_last(policy, folder)  # the stage leaves the best
+            known = self._known(policy)
+        return Course(success, known)
 
     def _known(self, policy: VLAPolicy) -> list[float]:
-        tasks = [EvaluationTask.parse(task) for task in self.study.known]
-        seeds = episode_seeds("validation", self.study.known_episodes)
+        tasks = [EvaluationTask.parse(task) for task in self.place.study.known]
+        seeds = episode_seeds("validation", self.place.study.known_episodes)
         return [float(np.mean([result.rate.value for result in evaluate(policy, self.worlds, tasks, seeds)]))]
 
-    def _once(self, file: Path, measure: Callable[[], Course]) -> Course:
-        """What a file holds, or what is measured now."""
+    def _once(self, name: str, measure: Callable[[], Course]) -> Course:
+        """What a file of the study holds, or what is measured now."""
+        file = self.place.out / name
         if file.is_file():
             return Course(**json.loads(file.read_text()))
-        if time.monotonic() > self.end:
-            raise RunError(f"the slice is over before {file.relative_to(self.out)}; the same command goes on")
+        if time.monotonic() > self.place.end:
+            raise RunError(f"the slice is over before {name}; the same command goes on")
         file.parent.mkdir(parents=True, exist_ok=True)
         course = measure()
         write_text(file, json.dumps(dataclasses.asdict(course)) + "\n")
         values = " ".join(f"{value:.2f}" for value in course.success)
         known = "".join(f" known {value:.2f}" for value in course.known)
-        print(f"{file.relative_to(self.out)}: {values}{known}", flush=True)
+        print(f"{name}: {values}{known}", flush=True)
         return course
 
 
 def analyse(
-    study: Study, known: Callable[[], float], measured: Callable[[str, str, float, int], Course], version: str
+    study: Study, known: Callable[[], float], measured: Callable[[list[Planned]], list[Course]], version: str
 ) -> BenchResult:
     """Choose the learning rates, run every seed and compare.
 
     Args:
         study: What to run.
         known: Success on the known tasks at the start.
-        measured: Way, task, factor and seed to how that run went.
+        measured: Runs to how they went, in their order.
         version: Of the checkpoint.
     """
+    swept = _by_run(
+        measured,
+        [Planned(way, task, factor, _SWEEP_SEED) for way in WAYS for factor in study.factors for task in study.tasks],
+    )
     sweep = {
         way: {
-            factor: [measured(way, task, factor, _SWEEP_SEED).success for task in study.tasks]
+            factor: [swept[Planned(way, task, factor, _SWEEP_SEED)].success for task in study.tasks]
             for factor in study.factors
         }
         for way in WAYS
@@ -208,10 +299,12 @@ def analyse(
         for way, factors in sweep.items()
     }
     start = known()
-    courses = {
-        way: [[measured(way, task, chosen[way], seed) for seed in range(study.seeds)] for task in study.tasks]
+    plan = {
+        way: [[Planned(way, task, chosen[way], seed) for seed in range(study.seeds)] for task in study.tasks]
         for way in WAYS
     }
+    done = _by_run(measured, [one for tasks in plan.values() for runs in tasks for one in runs])
+    courses = {way: [[done[one] for one in runs] for runs in tasks] for way, tasks in plan.items()}
     curves = {way: [[run.success for run in runs] for runs in tasks] for way, tasks in courses.items()}
     kept = {way: [[[start, *run.known] for run in runs] for runs in tasks] for way, tasks in courses.items()}
     figures: dict[str, float] = {"known_start": round(start, 4)}
@@ -244,6 +337,10 @@ def analyse(
         "goal": {"drawdown_ratio": 3.2},
     }
     return BenchResult("stability", figures, {"drawdown_ratio_low": Target(">=", 1.001)}, details)
+
+
+def _by_run(measured: Callable[[list[Planned]], list[Course]], plan: list[Planned]) -> dict[Planned, Course]:
+    return dict(zip(plan, measured(plan), strict=True))
 
 
 def write_report(path: Path, result: BenchResult) -> None:

@@ -59,11 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--large", action=argparse.BooleanOptionalAction, help="forward: also the BLIP-2-sized model (default: yes)"
     )
-    parser.add_argument("--device", help="rl, metaworld, kitchen: torch device (default: cpu, the preset's)")
+    parser.add_argument("--device", help="rl, metaworld, kitchen, stability: torch device (default: cpu, the preset's)")
     parser.add_argument("--world", choices=WORLDS, help=f"rl: where episodes run (default: {METAWORLD})")
     parser.add_argument("--threads", type=_count, help="rl: threads of the arithmetic (default: 1)")
     parser.add_argument("--preset", help="metaworld, kitchen: cpu (default), full or gpu, or a YAML file")
     parser.add_argument("--seeds", type=_count, help="metaworld, kitchen: runs of every method (default: the preset's)")
+    parser.add_argument(
+        "--parallel", type=_count, help="stability: runs at a time, for machines of many cores (default: 1)"
+    )
     parser.add_argument("--checkpoint", type=Path, help="stability: what all runs start from")
     parser.add_argument("--out", type=Path, metavar="DIR", help="metaworld, kitchen, stability: folder of the runs")
     parser.add_argument("--minutes", type=_positive, help="of a slice of metaworld, kitchen or stability (default: 60)")

@@ -13,12 +13,20 @@ from pathlib import Path
 
 from irevla_msgs.msg import EpisodeInfo, StepInfo
 from irevla_msgs.srv import LoadPolicy, ResetWorld, StartEpisode, StopEpisode
+from irevla_policy.recording.episode import new_name
 from irevla_policy.ros import qos
 from irevla_policy.ros.messages import nanoseconds
 from irevla_policy.sim.tasks import METAWORLD
 from irevla_trainer.ros.graph_client import GraphClient
 
 _SOURCES = {"policy": EpisodeInfo.SOURCE_POLICY, "expert": EpisodeInfo.SOURCE_EXPERT}
+
+_SERVICES = {
+    "/irevla/start_episode": StartEpisode,
+    "/irevla/stop_episode": StopEpisode,
+    "/irevla/reset": ResetWorld,
+}
+"""That every episode needs."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class EpisodeRunner(GraphClient):
         patience: float = 60.0,
         world: str = METAWORLD,
     ) -> None:
-        super().__init__("irevla_episodes", check, patience)
+        super().__init__("irevla_episodes", check, patience, services=_SERVICES)
         self._world = world
         self._steps: list[StepInfo] = []
         self.node.create_subscription(
@@ -82,7 +90,7 @@ class EpisodeRunner(GraphClient):
         Raises:
             RunError: A service refused or did not answer, or the episode did not go on.
         """
-        bag = self._start(task, variation, seed, source, name) if record else None
+        bag = self._start(task, variation, seed, source, name or new_name(task)) if record else None
         reset = self.call(ResetWorld, "/irevla/reset", ResetWorld.Request(task=task, variation=variation, seed=seed))
         last = self._last_step(nanoseconds(reset.stamp), f"episode {task} seed {seed}")
         if record:
@@ -105,7 +113,7 @@ class EpisodeRunner(GraphClient):
         request = StartEpisode.Request(
             task=task, variation=variation, world=self._world, seed=seed, source=_SOURCES[source], episode_id=name
         )
-        return Path(self.call(StartEpisode, "/irevla/start_episode", request).path)
+        return Path(self.call(StartEpisode, "/irevla/start_episode", request, again=True).path)
 
     def _stop(self, success: bool) -> None:
         label = EpisodeInfo.SUCCESS_YES if success else EpisodeInfo.SUCCESS_NO

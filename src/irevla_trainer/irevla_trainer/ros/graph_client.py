@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -14,6 +14,13 @@ from rclpy.executors import SingleThreadedExecutor
 from irevla_policy.errors import RunError
 
 _SPIN_SECONDS = 0.1
+
+_MEET_SECONDS = 0.5
+"""From when this side has found a service until the first request: the other side may take a little longer to find
+this one, and what it answers before that is lost."""
+
+_REPEAT_SECONDS = 10.0
+"""After which a request that may be repeated is."""
 
 C = TypeVar("C", bound="GraphClient")
 
@@ -27,6 +34,7 @@ class GraphClient:
         patience: Longest wait for anything, s.
         args: ROS arguments; none when left out.
         domain: ROS domain of the graph; that of this process when left out.
+        services: Name to type of those that it will call, found from the beginning on; others are when first called.
     """
 
     def __init__(
@@ -36,6 +44,7 @@ class GraphClient:
         patience: float = 60.0,
         args: Sequence[str] | None = None,
         domain: int | None = None,
+        services: Mapping[str, Any] | None = None,
     ) -> None:
         self.patience = patience
         self._check = check
@@ -44,7 +53,8 @@ class GraphClient:
         self.node = rclpy.create_node(name, context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
-        self._clients: dict[str, Any] = {}
+        self._clients = {name: self.node.create_client(kind, name) for name, kind in (services or {}).items()}
+        self._found: dict[str, float] = {}
 
     def __enter__(self: C) -> C:
         return self
@@ -60,19 +70,25 @@ class GraphClient:
         self.node.destroy_node()
         rclpy.try_shutdown(context=self._context)
 
-    def call(self, kind: Any, name: str, request: Any) -> Any:
-        """Call a service whose answer says whether it was accepted.
+    def call(self, kind: Any, name: str, request: Any, again: bool = False) -> Any:
+        """Call a service whose answer says whether it was accepted; see `ask`.
 
         Raises:
             RunError: It is not served, did not answer, or refused.
         """
-        response = self.ask(kind, name, request)
+        response = self.ask(kind, name, request, again)
         if not response.accepted:
             raise RunError(f"{name}: {response.message}")
         return response
 
-    def ask(self, kind: Any, name: str, request: Any) -> Any:
+    def ask(self, kind: Any, name: str, request: Any, again: bool = False) -> Any:
         """Call a service.
+
+        Args:
+            kind: Its type.
+            name: Of the service.
+            request: Of its type.
+            again: Whether the same request may come twice, so that it is repeated when no answer comes.
 
         Raises:
             RunError: It is not served, or did not answer.
@@ -81,10 +97,29 @@ class GraphClient:
         if client is None:
             client = self._clients[name] = self.node.create_client(kind, name)
         deadline = time.monotonic() + self.patience
-        self.wait(client.service_is_ready, deadline, f"{name}: not served within {self.patience:.0f} s")
-        future = client.call_async(request)
-        self.wait(future.done, deadline, f"{name}: no answer within {self.patience:.0f} s")
-        return future.result()
+        self.wait(lambda: self._has_met(name), deadline, f"{name}: not served within {self.patience:.0f} s")
+        futures = [client.call_async(request)]
+        asked = time.monotonic()
+
+        def answered() -> bool:
+            nonlocal asked
+            if again and time.monotonic() - asked > _REPEAT_SECONDS:
+                futures.append(client.call_async(request))
+                asked = time.monotonic()
+            return any(future.done() for future in futures)
+
+        self.wait(answered, deadline, f"{name}: no answer within {self.patience:.0f} s")
+        return next(future.result() for future in futures if future.done())
+
+    def _has_met(self, name: str) -> bool:
+        """Whether a service and this client have had the time to find each other."""
+        now = time.monotonic()
+        for found, client in self._clients.items():
+            if not client.service_is_ready():
+                self._found.pop(found, None)
+            else:
+                self._found.setdefault(found, now)
+        return now - self._found.get(name, now) >= _MEET_SECONDS
 
     def wait(self, reached: Callable[[], bool], deadline: float, complaint: str | Callable[[], str]) -> None:
         """Serve callbacks until something has come about.

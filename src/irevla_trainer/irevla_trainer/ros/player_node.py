@@ -198,7 +198,7 @@ class Player:
             source=episode.SOURCES.index(info.source),
             episode_id=info.episode_id,
         )
-        return Path(self._client.call(StartEpisode, "/irevla/start_episode", request).path)
+        return Path(self._client.call(StartEpisode, "/irevla/start_episode", request, again=True).path)
 
     def _stop(self, info: episode.EpisodeInfo, discard: bool) -> Any:
         request = StopEpisode.Request(

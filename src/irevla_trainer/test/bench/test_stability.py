@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from irevla_policy.settings import SettingsError
-from irevla_trainer.bench.stability import Course, Study, _claim, analyse, drawdown, ratio, write_report
+from irevla_trainer.bench.result import BenchResult
+from irevla_trainer.bench.stability import Course, Planned, Study, _claim, analyse, drawdown, ratio, write_report
 
 STUDY = Study(tasks=("one", "two"), known=("three",), seeds=5)
+
+
+def analysed(course: Callable[[Planned], Course]) -> BenchResult:
+    """The result of the study with runs that go as given."""
+    return analyse(STUDY, lambda: 0.98, lambda plan: [course(one) for one in plan], "abc")
 
 
 def test_drawdown_is_the_deepest_fall_below_the_start():
@@ -18,17 +26,17 @@ def test_drawdown_is_the_deepest_fall_below_the_start():
 def test_learning_rates_are_chosen_on_a_seed_of_their_own():
     asked = []
 
-    def measured(way: str, task: str, factor: float, seed: int) -> Course:
-        asked.append((way, task, factor, seed))
-        best = 3.0 if way == "heads" else 0.3
-        end = 0.9 if factor == best else 0.6
-        fall = 0.0 if way == "heads" else 0.1 + 0.02 * (seed % 5)
-        return Course([0.5, 0.5 - fall, end], [0.95 if way == "heads" else 0.6 + 0.05 * (seed % 5)])
+    def course(run: Planned) -> Course:
+        asked.append(run)
+        best = 3.0 if run.way == "heads" else 0.3
+        end = 0.9 if run.factor == best else 0.6
+        fall = 0.0 if run.way == "heads" else 0.1 + 0.02 * (run.seed % 5)
+        return Course([0.5, 0.5 - fall, end], [0.95 if run.way == "heads" else 0.6 + 0.05 * (run.seed % 5)])
 
-    result = analyse(STUDY, lambda: 0.98, measured, "abc")
+    result = analysed(course)
     assert result.details["chosen_factors"] == {"heads": 3.0, "model": 0.3}
-    reported = {entry for entry in asked if entry[3] < STUDY.seeds}
-    assert {(way, factor) for way, _, factor, _ in reported} == {("heads", 3.0), ("model", 0.3)}
+    reported = {run for run in asked if run.seed < STUDY.seeds}
+    assert {(run.way, run.factor) for run in reported} == {("heads", 3.0), ("model", 0.3)}
     assert len(reported) == 2 * 2 * 5
     assert result.figures["model_worst_drawdown"] == pytest.approx(0.18)
     assert result.figures["heads_worst_drawdown"] == 0.0
@@ -40,10 +48,7 @@ def test_learning_rates_are_chosen_on_a_seed_of_their_own():
 
 @pytest.mark.parametrize("fall", [0.0, 0.1])
 def test_ways_that_are_alike_do_not_hold(fall: float):
-    def measured(way: str, task: str, factor: float, seed: int) -> Course:
-        return Course([0.5, 0.5 - fall - 0.1 * fall * seed, 0.6], [0.9])
-
-    result = analyse(STUDY, lambda: 0.98, measured, "abc")
+    result = analysed(lambda run: Course([0.5, 0.5 - fall - 0.1 * fall * run.seed, 0.6], [0.9]))
     assert result.figures["drawdown_ratio"] == pytest.approx(1.0)
     assert not result.holds
 
@@ -61,10 +66,7 @@ def test_the_ratio_stays_finite_when_one_way_never_falls():
 
 
 def test_the_report_shows_every_run(tmp_path):
-    def measured(way: str, task: str, factor: float, seed: int) -> Course:
-        return Course([0.5, 0.4, 0.6 + 0.02 * seed], [0.9])
-
-    result = analyse(STUDY, lambda: 0.98, measured, "abc")
+    result = analysed(lambda run: Course([0.5, 0.4, 0.6 + 0.02 * run.seed], [0.9]))
     write_report(tmp_path / "report.html", result)
     page = (tmp_path / "report.html").read_text()
     for text in ("one: heads", "two: heads", "one: model", "two: model", "drawdown_ratio_low"):
