@@ -81,7 +81,7 @@ class Sizes:
     @classmethod
     def of(cls, gpu: bool) -> Sizes:
         """What a device measures in a few minutes; on a GPU supervised updates are too short for sixty of them."""
-        return cls(sft_steps=400, sft_rounds=4) if gpu else cls()
+        return cls(sft_steps=200, sft_rounds=4) if gpu else cls()
 
 
 def run(device: str = "cpu", threads: int = 1, world: str = METAWORLD, sizes: Sizes | None = None) -> BenchResult:

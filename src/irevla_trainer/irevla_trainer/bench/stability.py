@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -100,10 +101,12 @@ class Course:
     Attributes:
         success: On the practised task at every point, the start first.
         known: On the known tasks at the end; empty where it was not measured, else one value.
+        device: It ran on: slices of a study may have different ones.
     """
 
     success: list[float]
     known: list[float]
+    device: str = ""
 
 
 def run(
@@ -143,7 +146,6 @@ def run(
         else:
             with _pool(place, parallel) as pool:
                 result = analyse(study, runs.known, lambda plan: list(pool.map(_measured, plan)), version)
-    result.details["device"] = device
     write_report(out / "report.html", result)
     return result
 
@@ -264,7 +266,7 @@ class _Runs:
         if time.monotonic() > self.place.end:
             raise RunError(f"the slice is over before {name}; the same command goes on")
         file.parent.mkdir(parents=True, exist_ok=True)
-        course = measure()
+        course = dataclasses.replace(measure(), device=self.place.device)
         write_text(file, json.dumps(dataclasses.asdict(course)) + "\n")
         values = " ".join(f"{value:.2f}" for value in course.success)
         known = "".join(f" known {value:.2f}" for value in course.known)
@@ -329,6 +331,7 @@ def analyse(
         "chosen_factors": chosen,
         "sweep": {way: {f"{factor:g}": runs for factor, runs in factors.items()} for way, factors in sweep.items()},
         "success": {way: dict(zip(study.tasks, curves[way], strict=True)) for way in WAYS},
+        "devices": dict(Counter(run.device for tasks in courses.values() for runs in tasks for run in runs)),
         "known_end": {
             way: {task: [run[-1] for run in runs] for task, runs in zip(study.tasks, kept[way], strict=True)}
             for way in WAYS
