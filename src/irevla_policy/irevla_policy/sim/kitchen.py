@@ -19,7 +19,7 @@ from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.sim.franka import ARM, BASE, FINGER_OPENING, FINGERS, TOOL, kitchen_model, make_real
 from irevla_policy.sim.light_meshes import lighten
 from irevla_policy.sim.light_textures import plain
-from irevla_policy.sim.rendering import add_cameras
+from irevla_policy.sim.rendering import add_cameras, draw_simply
 from irevla_policy.sim.simulated import OPEN, SimulatedWorld
 from irevla_policy.sim.tasks import TaskError, TaskFile, Variation, load_tasks
 from irevla_policy.sim.variations import vary
@@ -229,7 +229,9 @@ class Kitchen(SimulatedWorld):
         make_real(spec)
         add_cameras(spec, self.profile.cameras, self.tasks.cameras, self.views)
         vary(spec, variation, [spec.body(GOALS[task].body)], [spec.body(name) for name in _COUNTERS])
-        if self.tasks.mesh_cell:
-            lighten(spec, self.tasks.mesh_cell)
+        if not self.tasks.full_quality:
+            draw_simply(spec)
+            if self.tasks.mesh_cell:
+                lighten(spec, self.tasks.mesh_cell)
             plain(spec)
         return FrankaKitchen(spec.compile(), GOALS[task], self.profile.home, self._substep, variation)

@@ -11,7 +11,7 @@ from gymnasium.spaces import Box
 from irevla_policy.robot.observation import Vector
 from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.sim.light_meshes import lighten
-from irevla_policy.sim.rendering import add_cameras
+from irevla_policy.sim.rendering import add_cameras, draw_simply
 from irevla_policy.sim.sawyer import ENV_RATE, ActuatedSawyer, make_environment
 from irevla_policy.sim.simulated import SimulatedWorld
 from irevla_policy.sim.tasks import TaskError, TaskFile, Variation, load_tasks
@@ -55,8 +55,10 @@ class MetaWorld(SimulatedWorld):
             add_cameras(spec, self.profile.cameras, self.tasks.cameras, self.views)
             objects, table = _parts(spec)
             vary(spec, variation, objects, table)
-            if self.tasks.mesh_cell:
-                lighten(spec, self.tasks.mesh_cell)
+            if not self.tasks.full_quality:
+                draw_simply(spec)
+                if self.tasks.mesh_cell:
+                    lighten(spec, self.tasks.mesh_cell)
 
         environment = make_environment(task, self.profile.joint_names, self._place_hand, spec_edits=[edit])
         # The first three random numbers of every task are the position of its main object.

@@ -106,11 +106,14 @@ class TaskFile:
     max_steps: int = setting(60, "Decisions until an episode is given up", at_least=1, at_most=1000)
     mesh_cell: float = setting(
         0.0,
-        "Vertices of visual meshes this close together are drawn as one, which software renders faster; the kitchen "
-        "then shows the mean colours of its textures, too; 0 draws the scene as it is",
+        "Vertices of visual meshes this close together are drawn as one, which software renders faster; 0 draws all",
         unit="m",
         at_least=0.0,
         at_most=0.1,
+    )
+    full_quality: bool = setting(
+        False,
+        "Draw scenes as they are, with all meshes and textures, shadows, reflections and multisampling: for a GPU",
     )
     cameras: dict[str, CameraPose] = setting(
         factory=dict, doc="Poses of cameras by name; the others are the model's own"
