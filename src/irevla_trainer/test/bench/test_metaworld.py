@@ -188,6 +188,21 @@ def test_results_of_something_else_are_refused(tmp_path: Path, monkeypatch, chan
         metaworld.run("cpu", tmp_path)
 
 
+def test_what_sft_does_not_have_may_change_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for method in comparison.METHODS:
+        stored(tmp_path, method)
+    file = tmp_path / "seed-0" / "sft" / "result.json"
+    found = json.loads(file.read_text())
+    found["settings"]["stage2"]["sft"]["steps"] += 1
+    file.write_text(json.dumps(found))
+    monkeypatch.setattr(methods.Slice, "work", lambda self, name, words: None)
+    assert metaworld.run("cpu", tmp_path).figures["ire_vla_rl"] == 0.96
+    found["settings"]["stage0"]["epochs"] += 1
+    file.write_text(json.dumps(found))
+    with pytest.raises(SettingsError, match=r"seed-0/sft was run with other settings \(stage0\)"):
+        metaworld.run("cpu", tmp_path)
+
+
 def test_more_demonstrations_than_wanted_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for number in range(51):
         (tmp_path / "bags" / f"door-open_{number:06d}").mkdir(parents=True)

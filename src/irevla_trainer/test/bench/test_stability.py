@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
+from irevla_policy.model.checkpoint import save_checkpoint
+from irevla_policy.model.config import ModelSettings, RobotFacts
+from irevla_policy.model.policy import VLAPolicy
+from irevla_policy.robot.profile import load_profile
 from irevla_policy.settings import SettingsError
+from irevla_trainer.bench import stability
 from irevla_trainer.bench.result import BenchResult
 from irevla_trainer.bench.stability import Course, Planned, Study, _claim, analyse, drawdown, ratio, write_report
+from irevla_trainer.loop.settings import Stage1Settings
 
 STUDY = Study(tasks=("one", "two"), known=("three",), seeds=5)
 
@@ -75,3 +82,23 @@ def test_the_report_shows_every_run(tmp_path):
     assert chart.startswith("<?xml")
     write_report(tmp_path / "report.html", result)
     assert (tmp_path / "stability.svg").read_text() == chart
+
+
+@pytest.mark.slow
+def test_runs_at_a_time_are_those_one_after_the_other(tmp_path, monkeypatch):
+    stage1 = Stage1Settings(decisions=60, validate_every=1, validation_episodes=2, successes=1, converged=2.0)
+    stage1 = replace(stage1, ppo=replace(stage1.ppo, episodes=2, epochs=1, minibatch=32))
+    study = Study(
+        tasks=("drawer-close",), known=("window-close",), seeds=2, factors=(1.0,), sweep_decisions=1, known_episodes=1,
+        stage1=stage1, worlds=2,
+    )  # fmt: skip
+    monkeypatch.setattr(stability, "load", lambda kind, path: study)
+    policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(load_profile("sawyer")))
+    save_checkpoint(tmp_path / "checkpoint", policy, {})
+    results = [
+        stability.run(tmp_path / "checkpoint", tmp_path / f"runs-{parallel}", parallel=parallel) for parallel in (1, 2)
+    ]
+    assert results[0].figures == results[1].figures
+    assert results[0].details["success"] == results[1].details["success"]
+    assert results[1].details["devices"] == {"cpu": 4}
+    assert len(list((tmp_path / "runs-2").glob("*/success.json"))) == 2 + 4
