@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from irevla_policy.robot.observation import Vector
 from irevla_policy.robot.profile import RobotProfile
-from irevla_policy.sim.tasks import METAWORLD
+from irevla_policy.sim.tasks import METAWORLD, TABLETOP
 from irevla_policy.sim.world import WorldError
 
 
@@ -50,10 +50,14 @@ def expert_for(
         from irevla_policy.sim.metaworld_experts import MetaWorldExpert
 
         return MetaWorldExpert(task, noise, seed)
-    from irevla_policy.sim.kitchen_experts import KitchenExpert
-
     if profile is None:
         raise WorldError(f"the experts of world {world!r} need a robot profile")
+    if world == TABLETOP:
+        from irevla_policy.sim.tabletop_experts import TabletopExpert
+
+        return TabletopExpert(task, profile, noise, seed)
+    from irevla_policy.sim.kitchen_experts import KitchenExpert
+
     return KitchenExpert(task, profile, noise, seed)
 
 

@@ -1,4 +1,4 @@
-"""The Franka Kitchen's Panda with the real arm's joint names, zero positions and limits."""
+"""The Franka Kitchen's Panda with the real arm's joint names, zero positions and limits, and how it is driven."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pathlib import Path
 
 import mujoco
 import numpy as np
+import numpy.typing as npt
 
+from irevla_policy.robot.observation import Vector
+from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.sim.urdf import urdf_from_mujoco
 from irevla_policy.sim.world import WorldError
 
@@ -22,6 +25,9 @@ FINGER_OPENING = 0.04
 
 BASE, TOOL = "panda_link0", "panda_hand_tcp"
 """First body of the arm, and the point between the finger tips: the end effector."""
+
+PHYSICS_RATE = 500.0
+"""Physics steps a second, Hz."""
 
 _RANGES = (
     (-2.8973, 2.8973), (-1.7628, 1.7628), (-2.8973, 2.8973), (-3.0718, -0.0698), (-2.8973, 2.8973), (-0.0175, 3.7525),
@@ -80,6 +86,91 @@ def make_real(spec: mujoco.MjSpec) -> None:
         servo.gainprm[0], servo.biasprm[1:3] = stiffness, (-stiffness, -_LAG * stiffness)
     tool = spec.body("panda_link7").add_body(name=TOOL, pos=_TOOL_POSITION, quat=_quaternion((0.0, 0.0, _TOOL_TURN)))
     tool.add_site(name=TOOL, size=[0.005] * 3, group=3)
+
+
+def physics_steps(profile: RobotProfile, world: str) -> int:
+    """Physics steps between two commands of the guard.
+
+    Raises:
+        WorldError: The robot has other joints, or its guard's rate does not divide that of the physics.
+    """
+    if profile.joint_names != ARM:
+        raise WorldError(
+            f"robot {profile.name!r}: the {world}'s arm has the joints {', '.join(ARM)}, "
+            f"found {', '.join(profile.joint_names)}"
+        )
+    steps = PHYSICS_RATE / profile.guard_rate
+    if abs(steps - round(steps)) > 1e-9:
+        raise WorldError(
+            f"robot {profile.name!r}: the {world}'s {PHYSICS_RATE:g} physics steps a second must be a multiple of "
+            f"guard_rate, found {profile.guard_rate:g}"
+        )
+    return round(steps)
+
+
+class FrankaArm:
+    """The arm of a compiled scene: its servos follow setpoints, its state is measured.
+
+    Args:
+        model: The scene; its first actuators are those of the arm and of the fingers.
+        data: Its state.
+        home: Joint positions at the start, rad, `[7]`.
+        steps: Physics steps between setpoints.
+    """
+
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, home: Sequence[float], steps: int) -> None:
+        self._model, self._data, self._home, self._steps = model, data, np.array(home), steps
+        self._q = np.array([model.joint(name).qposadr[0] for name in ARM])
+        self._v = np.array([model.joint(name).dofadr[0] for name in ARM])
+        self._fingers = np.array([model.joint(name).qposadr[0] for name in FINGERS])
+        self._base = model.body(BASE).id
+        self._command = self._home
+
+    def restart(self) -> None:
+        """Put the arm at its home, at rest, the gripper open."""
+        self._data.qpos[self._q], self._data.qpos[self._fingers] = self._home, FINGER_OPENING
+        self._command = self._home
+        self._set(self._home, -1.0)
+
+    def track(self, position: Vector, gripper: float) -> None:
+        """Step the physics until the next setpoint; the servos' targets move there evenly."""
+        before, self._command = self._command, np.asarray(position, dtype=np.float64)
+        for step in range(1, self._steps + 1):
+            self._set(before + step / self._steps * (self._command - before), gripper)
+            mujoco.mj_step(self._model, self._data)
+
+    def _set(self, position: Vector, gripper: float) -> None:
+        self._data.ctrl[: len(ARM)] = position
+        self._data.ctrl[len(ARM) : len(ARM) + len(FINGERS)] = FINGER_OPENING * 0.5 * (1.0 - np.clip(gripper, -1.0, 1.0))
+
+    @property
+    def joint_positions(self) -> Vector:
+        """Measured joint positions, rad, `[7]`."""
+        return self._data.qpos[self._q].copy()
+
+    @property
+    def joint_velocities(self) -> Vector:
+        """Measured joint velocities, rad/s, `[7]`."""
+        return self._data.qvel[self._v].copy()
+
+    @property
+    def opening(self) -> float:
+        """Position of a finger, m: the mean of both."""
+        return float(self._data.qpos[self._fingers].mean())
+
+    @property
+    def rotation(self) -> npt.NDArray[np.float64]:
+        """Of the base in the scene, `[3, 3]`."""
+        return self._data.xmat[self._base].reshape(3, 3)
+
+    def seen(self, position: Vector) -> Vector:
+        """A point of the scene in the frame of the base, m, `[3]`."""
+        return self.rotation.T @ (position - self._data.xpos[self._base])
+
+    @property
+    def tool(self) -> Vector:
+        """The point between the finger tips in the frame of the base, m, `[3]`."""
+        return self.seen(self._data.site(TOOL).xpos)
 
 
 def write_urdf() -> str:

@@ -12,18 +12,16 @@ from typing import Any
 
 import mujoco
 import numpy as np
-import numpy.typing as npt
 
 from irevla_policy.robot.observation import Vector
 from irevla_policy.robot.profile import RobotProfile
-from irevla_policy.sim.franka import ARM, BASE, FINGER_OPENING, FINGERS, TOOL, kitchen_model, make_real
+from irevla_policy.sim.franka import BASE, FrankaArm, kitchen_model, make_real, physics_steps
 from irevla_policy.sim.light_meshes import lighten
 from irevla_policy.sim.light_textures import plain
 from irevla_policy.sim.rendering import add_cameras, draw_simply
-from irevla_policy.sim.simulated import OPEN, SimulatedWorld
+from irevla_policy.sim.simulated import SimulatedWorld
 from irevla_policy.sim.tasks import TaskError, TaskFile, Variation, load_tasks
 from irevla_policy.sim.variations import vary
-from irevla_policy.sim.world import WorldError
 
 STATE_SIZE = 29
 """Length of the privileged state."""
@@ -67,7 +65,6 @@ GOALS = {
 }
 
 _COUNTERS = ("counters1",)
-_PHYSICS_RATE = 500.0  # Hz
 
 
 class FrankaKitchen:
@@ -77,18 +74,16 @@ class FrankaKitchen:
         model: The scene.
         goal: What is to be moved.
         home: Joint positions of the arm at the start, rad, `[7]`.
-        substep: Physics steps between setpoints.
+        steps: Physics steps between setpoints.
         variation: Where the kitchen stands.
     """
 
     def __init__(
-        self, model: mujoco.MjModel, goal: Goal, home: Sequence[float], substep: int, variation: Variation
+        self, model: mujoco.MjModel, goal: Goal, home: Sequence[float], steps: int, variation: Variation
     ) -> None:
         self.model, self.data = model, mujoco.MjData(model)
-        self._goal, self._home, self._substep, self._variation = goal, np.array(home), substep, variation
-        self._q = np.array([model.joint(name).qposadr[0] for name in ARM])
-        self._v = np.array([model.joint(name).dofadr[0] for name in ARM])
-        self._fingers = np.array([model.joint(name).qposadr[0] for name in FINGERS])
+        self._goal, self._variation = goal, variation
+        self._arm = FrankaArm(model, self.data, home, steps)
         self._base, self._desk = model.body(BASE).id, model.body("desk").id
         self._joint, self._front = model.joint(goal.joint), int(model.body_parentid[model.body(goal.body).id])
         self._kettle = int(model.joint("kettle").qposadr[0])
@@ -99,11 +94,9 @@ class FrankaKitchen:
         model, data = self.model, self.data
         model.body_pos[:], model.body_quat[:] = self._untouched
         mujoco.mj_resetData(model, data)
-        data.qpos[self._q], data.qpos[self._fingers] = self._home, FINGER_OPENING
+        self._arm.restart()
         self._place(np.random.default_rng(seed))
         mujoco.mj_forward(model, data)
-        self._command = self._home
-        self._set(self._home, OPEN)
         return self._state()
 
     def _place(self, random: np.random.Generator) -> None:
@@ -125,16 +118,9 @@ class FrankaKitchen:
 
     def track(self, position: Vector, gripper: float) -> tuple[Vector, bool]:
         """Follow a setpoint for one substep; see `TaskEnvironment`."""
-        before, self._command = self._command, np.asarray(position, dtype=np.float64)
-        for step in range(1, self._substep + 1):
-            self._set(before + step / self._substep * (self._command - before), gripper)
-            mujoco.mj_step(self.model, self.data)
+        self._arm.track(position, gripper)
         mujoco.mj_forward(self.model, self.data)
         return self._state(), bool(abs(self._value - self._goal.value) < TOLERANCE)
-
-    def _set(self, position: Vector, gripper: float) -> None:
-        self.data.ctrl[: len(ARM)] = position
-        self.data.ctrl[len(ARM) :] = FINGER_OPENING * 0.5 * (1.0 - np.clip(gripper, -1.0, 1.0))
 
     def _state(self) -> Vector:
         """What scripted experts read, `[29]`, positions and directions in the arm's base frame.
@@ -143,17 +129,17 @@ class FrankaKitchen:
         (3) of the joint to be moved, 1 for a hinge or 0 for a slide, value of the joint, its goal, the directions out
         of the front (3) and up (3).
         """
-        data = self.data
+        data, arm = self.data, self._arm
         parts = [
-            self.joint_positions,
-            [self.opening],
-            self._seen(data.site(TOOL).xpos),
-            self._seen(data.site(self._goal.site).xpos),
-            self._seen(data.xanchor[self._joint.id]),
-            self._rotation.T @ data.xaxis[self._joint.id],
+            arm.joint_positions,
+            [arm.opening],
+            arm.tool,
+            arm.seen(data.site(self._goal.site).xpos),
+            arm.seen(data.xanchor[self._joint.id]),
+            arm.rotation.T @ data.xaxis[self._joint.id],
             [float(self._joint.type[0] == mujoco.mjtJoint.mjJNT_HINGE), self._value, self._goal.value],
-            self._rotation.T @ self._outward,
-            self._rotation.T @ np.array([0.0, 0.0, 1.0]),
+            arm.rotation.T @ self._outward,
+            arm.rotation.T @ np.array([0.0, 0.0, 1.0]),
         ]
         return np.concatenate(parts)
 
@@ -161,13 +147,6 @@ class FrankaKitchen:
     def _outward(self) -> Vector:
         """Out of the front of what carries the moved body, towards the robot; a unit vector of the scene."""
         return -self.data.xmat[self._front].reshape(3, 3)[:, 1]
-
-    @property
-    def _rotation(self) -> npt.NDArray[np.float64]:
-        return self.data.xmat[self._base].reshape(3, 3)
-
-    def _seen(self, position: Vector) -> Vector:
-        return self._rotation.T @ (position - self.data.xpos[self._base])
 
     @property
     def _value(self) -> float:
@@ -179,17 +158,17 @@ class FrankaKitchen:
     @property
     def joint_positions(self) -> Vector:
         """Measured joint positions, rad, `[7]`."""
-        return self.data.qpos[self._q].copy()
+        return self._arm.joint_positions
 
     @property
     def joint_velocities(self) -> Vector:
         """Measured joint velocities, rad/s, `[7]`."""
-        return self.data.qvel[self._v].copy()
+        return self._arm.joint_velocities
 
     @property
     def opening(self) -> float:
         """Position of a finger, m: the mean of both."""
-        return float(self.data.qpos[self._fingers].mean())
+        return self._arm.opening
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -208,18 +187,7 @@ class Kitchen(SimulatedWorld):
     """
 
     def __init__(self, profile: RobotProfile, tasks: TaskFile | None = None, **settings: Any) -> None:
-        if profile.joint_names != ARM:
-            raise WorldError(
-                f"robot {profile.name!r}: the kitchen's arm has the joints {', '.join(ARM)}, "
-                f"found {', '.join(profile.joint_names)}"
-            )
-        steps = _PHYSICS_RATE / profile.guard_rate
-        if abs(steps - round(steps)) > 1e-9:
-            raise WorldError(
-                f"robot {profile.name!r}: the kitchen's {_PHYSICS_RATE:g} physics steps a second must be a multiple of "
-                f"guard_rate, found {profile.guard_rate:g}"
-            )
-        self._substep = round(steps)
+        self._steps = physics_steps(profile, "kitchen")
         super().__init__(profile, load_tasks("kitchen") if tasks is None else tasks, **settings)
 
     def _build(self, task: str, variation: Variation) -> FrankaKitchen:
@@ -234,4 +202,4 @@ class Kitchen(SimulatedWorld):
             if self.tasks.mesh_cell:
                 lighten(spec, self.tasks.mesh_cell)
             plain(spec)
-        return FrankaKitchen(spec.compile(), GOALS[task], self.profile.home, self._substep, variation)
+        return FrankaKitchen(spec.compile(), GOALS[task], self.profile.home, self._steps, variation)

@@ -34,7 +34,7 @@ def add_cameras(
         views: The profile's name of a camera to the scene's name; the same where left out.
 
     Raises:
-        WorldError: A camera is neither in `poses` nor one of the scene's own.
+        WorldError: A camera is neither in `poses` nor one of the scene's own, or on a body that is not there.
     """
     spec.visual.global_.offwidth = max(camera.width for camera in cameras)
     spec.visual.global_.offheight = max(camera.height for camera in cameras)
@@ -44,7 +44,10 @@ def add_cameras(
             if existing is not None:
                 existing.delete()
             pose = poses[name]
-            spec.worldbody.add_camera(name=name, pos=pose.position, quat=_orientation(pose), fovy=pose.fovy)
+            holder = spec.body(pose.body) if pose.body else spec.worldbody
+            if holder is None:
+                raise WorldError(f"camera {name!r}: the scene has no body {pose.body!r}")
+            holder.add_camera(name=name, pos=pose.position, quat=_orientation(pose), fovy=pose.fovy)
         elif existing is None:
             known = sorted({*poses, *(item.name for item in spec.cameras)})
             raise WorldError(f"no camera {name!r} in the scene; known cameras: {', '.join(known)}")
@@ -97,11 +100,11 @@ class CameraRenderer:
 
 
 def _orientation(pose: CameraPose) -> np.ndarray:
-    """Quaternion of a camera (looking along -z, y up) that keeps the horizon level."""
+    """Quaternion of a camera (looking along -z, y up)."""
     back = np.subtract(pose.position, pose.look_at)
     back = back / np.linalg.norm(back)
-    right = np.cross([0.0, 0.0, 1.0], back)
-    if np.linalg.norm(right) < 1e-6:  # straight down or up: +y of the world is up in the image
+    right = np.cross(pose.up, back)
+    if np.linalg.norm(right) < 1e-6:  # straight down or up: +y of the frame is up in the image
         right = np.array([1.0, 0.0, 0.0])
     right = right / np.linalg.norm(right)
     quaternion = np.empty(4)

@@ -10,7 +10,7 @@ from irevla_policy.errors import UserError
 from irevla_policy.paths import config_folder
 from irevla_policy.settings import SettingsError, load, setting
 
-METAWORLD, KITCHEN = WORLDS = ("metaworld", "kitchen")
+METAWORLD, KITCHEN, TABLETOP = WORLDS = ("metaworld", "kitchen", "tabletop")
 """Names of the simulated worlds."""
 
 NO_VARIATION = ""
@@ -28,6 +28,8 @@ class CameraPose:
     position: tuple[float, float, float] = setting(doc="Where the camera is", unit="m")
     look_at: tuple[float, float, float] = setting(doc="Point in the middle of the image", unit="m")
     fovy: float = setting(45.0, "Vertical field of view", unit="deg", above=0.0, at_most=150.0)
+    up: tuple[float, float, float] = setting((0.0, 0.0, 1.0), "Direction that is upward in the image")
+    body: str = setting("", "MuJoCo body that carries it, in whose frame the points are; empty for none")
 
 
 @dataclass(frozen=True)

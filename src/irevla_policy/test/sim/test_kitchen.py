@@ -68,7 +68,8 @@ def test_the_arm_is_the_one_of_the_urdf(blind: Kitchen) -> None:
     blind.reset("light-on", seed=1)
     for joints in (np.array(PROFILE.home), np.array([0.3, -0.4, 0.5, -1.9, 0.6, 2.1, -0.7])):
         data = blind.environment.data
-        data.qpos[blind.environment._q] = joints
+        for name, position in zip(PROFILE.joint_names, joints, strict=True):
+            data.joint(name).qpos[0] = position
         blind.environment.track(joints, 0.0)  # the state is read after physics
         measured = blind.environment.joint_positions
         position, rotation = blind.kinematics.pose(measured)

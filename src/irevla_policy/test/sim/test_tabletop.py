@@ -1,0 +1,185 @@
+"""The tabletop as a World: what is random, what succeeds, what is seen, and what is refused."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from irevla_policy.robot.profile import load_profile
+from irevla_policy.sim.environment import WorldEnvironment
+from irevla_policy.sim.experts import expert_for
+from irevla_policy.sim.tabletop import Tabletop
+from irevla_policy.sim.tabletop_scene import BUTTON, DRAWER, OBJECT, PLATE, THINGS
+from irevla_policy.sim.tasks import TABLETOP, TaskError, load_tasks
+from irevla_policy.sim.world import WorldError
+
+PROFILE = load_profile("panda")
+EXPERT_TASKS = (
+    "pick-red-block", "pick-green-block", "pick-blue-block", "pick-yellow-block", "place-red-block", "press-button",
+    "open-drawer",
+)  # fmt: skip
+
+
+@pytest.fixture
+def world() -> Iterator[Tabletop]:
+    with Tabletop(PROFILE) as world:
+        yield world
+
+
+@pytest.fixture
+def blind() -> Iterator[Tabletop]:
+    """A tabletop without images."""
+    with Tabletop(PROFILE, images=False) as world:
+        yield world
+
+
+def solve(world: Tabletop, task: str, seed: int, variation: str = "") -> list[float]:
+    """One episode of the scripted expert; its rewards."""
+    world.reset(task, variation, seed)
+    expert = expert_for(task, seed=seed, world=TABLETOP, profile=PROFILE)
+    rewards = []
+    while world.running:
+        rewards.append(world.step(expert.act(world.state)).reward)
+    return rewards
+
+
+def place_of(world: Tabletop, body: str) -> np.ndarray:
+    return world.environment.data.body(body).xpos.copy()
+
+
+def test_the_arm_is_the_one_of_the_urdf(blind: Tabletop) -> None:
+    blind.reset("press-button", seed=1)
+    for joints in (np.array(PROFILE.home), np.array([0.3, -0.4, 0.2, -2.2, 0.1, 2.1, 0.6])):
+        data = blind.environment.data
+        for name, position in zip(PROFILE.joint_names, joints, strict=True):
+            data.joint(name).qpos[0] = position
+        blind.environment.track(joints, 0.0)  # the state is read after physics
+        position, rotation = blind.kinematics.pose(blind.environment.joint_positions)
+        assert np.allclose(position, data.body("panda_hand_tcp").xpos, atol=1e-6)
+        assert np.allclose(rotation, data.body("panda_hand_tcp").xmat.reshape(3, 3), atol=1e-6)
+    home = blind.kinematics.pose(np.array(PROFILE.home))[1]
+    assert np.allclose(home, np.diag([1.0, -1.0, -1.0]), atol=1e-5)  # the hand looks down, fingers along y
+
+
+def test_coming_to_rest_takes_a_fifth_of_a_second() -> None:
+    for joint in PROFILE.joints:
+        assert joint.velocity / joint.acceleration <= 0.2 + 1e-9, joint.name
+
+
+def test_the_same_seed_gives_the_same_episode(world: Tabletop) -> None:
+    def seen(world: Tabletop, seed: int) -> list[np.ndarray]:
+        observation = world.reset("place-carrot", "scattered", seed)
+        found = [*observation.images.values(), world.state]
+        random = np.random.default_rng(0)
+        for _ in range(5):
+            result = world.step(random.uniform(-1.0, 1.0, PROFILE.action_dim))
+            found += [*result.observation.images.values(), result.state]
+        return found
+
+    first = seen(world, 3)
+    assert not np.array_equal(first[0], seen(world, 4)[0])
+    with Tabletop(PROFILE) as other:
+        for again in (seen(world, 3), seen(other, 3)):
+            assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_everything_stands_elsewhere_and_nothing_inside_another(blind: Tabletop) -> None:
+    places = []
+    for seed in range(40):
+        blind.reset("pick-banana", seed=seed)
+        places.append([place_of(blind, body) for body in (OBJECT, PLATE, DRAWER, BUTTON)])
+        assert np.linalg.norm(places[-1][0] - places[-1][1]) > 0.1
+    assert (np.ptp(places, axis=0)[:, :2] > 0.04).all()
+    blind.reset("pick-banana", "scattered", 7)
+    wider = place_of(blind, OBJECT)
+    blind.reset("pick-banana", seed=7)
+    assert not np.allclose(wider, place_of(blind, OBJECT))
+
+
+def test_things_lie_still_until_they_are_touched(blind: Tabletop) -> None:
+    for thing in THINGS:
+        blind.reset(f"pick-{thing}", seed=2)
+        before = place_of(blind, OBJECT)
+        for _ in range(20):
+            blind.step([0.0, 0.0, 0.0, -1.0])
+        assert np.linalg.norm(place_of(blind, OBJECT) - before) < 0.01, thing
+
+
+def test_both_cameras_see_the_thing(world: Tabletop) -> None:
+    for thing in ("green-block", "carrot", "can"):
+        world.reset(f"pick-{thing}", seed=5)
+        before = {name: image.astype(int) for name, image in world.render().items()}
+        for geom in np.flatnonzero(world.environment.model.geom_bodyid == world.environment.model.body(OBJECT).id):
+            world.environment.model.geom_rgba[geom, 3] = 0.0
+        for name, image in world.render().items():
+            changed = np.abs(image.astype(int) - before[name]).max(axis=2) > 25
+            assert changed.sum() >= 12, (thing, name)
+        world.close()
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(100, 102), pytest.param(range(200, 250), marks=pytest.mark.slow)], ids=["some", "many"]
+)
+def test_experts_succeed_and_differ(blind: Tabletop, seeds: range) -> None:
+    for task in (*EXPERT_TASKS, "pick-eggplant", "pick-carrot"):
+        successes = [solve(blind, task, seed)[-1] for seed in seeds]
+        assert np.mean(successes) >= 0.95, (task, successes)
+    first = expert_for("press-button", seed=1, world=TABLETOP, profile=PROFILE).act(blind.state)
+    other = expert_for("press-button", seed=2, world=TABLETOP, profile=PROFILE).act(blind.state)
+    assert not np.array_equal(first, other)
+
+
+def test_success_ends_an_episode_with_reward_one(blind: Tabletop) -> None:
+    for task in ("place-red-block", "press-button", "open-drawer"):
+        rewards = solve(blind, task, 1)
+        assert rewards == [0.0] * (len(rewards) - 1) + [1.0]
+
+
+def test_a_thing_that_is_held_over_the_plate_is_not_put_down(blind: Tabletop) -> None:
+    blind.reset("place-red-block", seed=1)
+    expert = expert_for("place-red-block", seed=1, world=TABLETOP, profile=PROFILE)
+    held = False
+    for _ in range(45):
+        action = expert.act(blind.state)
+        action[3] = 1.0 if held else action[3]  # never lets go again
+        held = held or action[3] > 0.0
+        result = blind.step(action)
+        assert not result.success
+    assert np.linalg.norm((place_of(blind, OBJECT) - place_of(blind, PLATE))[:2]) < 0.03
+
+
+def test_gymnasium_finds_nothing_wrong() -> None:
+    environment = WorldEnvironment(PROFILE, EXPERT_TASKS, world=partial(Tabletop, PROFILE))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        check_env(environment, skip_render_check=True)
+    environment.close()
+
+
+def test_what_does_not_fit_is_refused(blind: Tabletop) -> None:
+    with pytest.raises(TaskError, match="no task 'pick-red-blok' in world 'tabletop'; did you mean 'pick-red-block'"):
+        blind.reset("pick-red-blok")
+    tasks = load_tasks(TABLETOP)
+    with (
+        Tabletop(PROFILE, replace(tasks, tasks={"pick-pear": tasks.tasks["pick-ball"]}), images=False) as other,
+        pytest.raises(TaskError, match="the tabletop has no such task; it has: press-button, open-drawer, and pick-"),
+    ):
+        other.reset("pick-pear")
+    with pytest.raises(WorldError, match="'metaworld_sawyer': the tabletop's arm has the joints panda_joint1"):
+        Tabletop(load_profile("sawyer"))
+    with pytest.raises(WorldError, match="expected 24 finite values, found 39 values"):
+        expert_for("press-button", world=TABLETOP, profile=PROFILE).act(np.zeros(39))
+    with pytest.raises(WorldError, match="act by ee_delta, found joint_velocity"):
+        expert_for("press-button", world=TABLETOP, profile=load_profile("panda_kitchen"))
+    on_nothing = replace(tasks.cameras["wrist"], body="hand")
+    with (
+        Tabletop(PROFILE, replace(tasks, cameras={**tasks.cameras, "wrist": on_nothing})) as other,
+        pytest.raises(WorldError, match="camera 'wrist': the scene has no body 'hand'"),
+    ):
+        other.reset("press-button")
