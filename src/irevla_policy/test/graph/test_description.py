@@ -62,7 +62,11 @@ def test_every_node_gets_robot_and_mode() -> None:
 
 @pytest.mark.parametrize(
     ("world", "robot", "task"),
-    [("metaworld", "sawyer", "button-press-topdown"), ("kitchen", "panda_kitchen", "microwave-open")],
+    [
+        ("metaworld", "sawyer", "button-press-topdown"),
+        ("kitchen", "panda_kitchen", "microwave-open"),
+        ("tabletop", "panda", "pick-red-block"),
+    ],
 )
 def test_a_world_brings_its_arm_and_its_first_task(world: str, robot: str, task: str) -> None:
     found = nodes(world=world)
@@ -105,7 +109,7 @@ def test_wrong_arguments_are_named(values: dict[str, str], message: str) -> None
         ("robot", "nope", "no robot profile 'nope' in .*known: .*sawyer"),
         ("robot", "nope.yaml", "nope.yaml"),
         ("task", "nope", "no task 'nope' in world 'metaworld'; .*known: "),
-        ("world", "nope", "world must be one of metaworld, kitchen, found 'nope'"),
+        ("world", "nope", "world must be one of metaworld, kitchen, tabletop, found 'nope'"),
         ("variation", "nope", "no variation 'nope' of task 'button-press-topdown'; .*known: "),
         ("checkpoint", "nope", "argument checkpoint: there is no folder /.*/nope$"),
         ("params_file", "nope", "argument params_file: there is no file /.*/nope$"),

@@ -67,7 +67,7 @@ def test_a_variation_of_a_task_hides_one_of_every_task(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{world: moon, tasks: {}}", r"world: must be one of 'metaworld', 'kitchen', found 'moon'"),
+        ("{world: moon, tasks: {}}", r"world: must be one of 'metaworld', 'kitchen', 'tabletop', found 'moon'"),
         ("{world: kitchen, tasks: {push: {instructions: []}}}", r"tasks\.push: instructions: expected at least one"),
         ("{world: kitchen, tasks: {push: {instructions: [a], steps: 3}}}", r"tasks\.push: unknown key 'steps'"),
         (
