@@ -331,7 +331,9 @@ class GuardCore:
         if self._lock_step:
             setpoints, limited = self._limiter.plan(accepted.target, ticks)
         else:
-            setpoint, limited = self._limiter.advance(accepted.target, accepted.ticks_left * self.dt)
+            # Its time is over and no other has come: brakes, where the target would be swung past and come back to.
+            target = accepted.target if accepted.ticks_left > 0 else None
+            setpoint, limited = self._limiter.advance(target, accepted.ticks_left * self.dt)
             setpoints = [setpoint]
             accepted.ticks_left -= 1
         accepted.is_new = False

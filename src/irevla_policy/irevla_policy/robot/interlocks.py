@@ -31,7 +31,7 @@ class GuardTimes:
     """
 
     intervention_timeout: float = 0.25
-    heartbeat_timeout: float = 0.5
+    heartbeat_timeout: float = 0.15
     rearm_tolerance: float = 0.1
     displacement_tolerance: float = 0.5
 

@@ -60,7 +60,7 @@ class GuardSettings(SensorSettings, LifecycleSettings):
         0.25, "How long an intervention overrides the policy", unit="s", above=0.0, at_most=10.0
     )
     heartbeat_timeout: float = setting(
-        0.5, "Oldest operator's heartbeat when the profile requires one", unit="s", above=0.0, at_most=10.0
+        0.15, "Oldest operator's heartbeat when the profile requires one", unit="s", above=0.0, at_most=10.0
     )
     rearm_tolerance: float = setting(
         0.1, "Measured minus commanded joints after which a hold ends at the measured state", unit="rad", above=0.0

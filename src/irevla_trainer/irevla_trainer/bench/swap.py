@@ -8,12 +8,9 @@ stood in for by busy processes, one a core, with the priority of a job.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -25,10 +22,9 @@ from irevla_policy.model.checkpoint import save_checkpoint
 from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.robot.profile import load_profile
+from irevla_trainer.bench.busy import every_core_busy
 from irevla_trainer.bench.result import BenchResult, Target
 from irevla_trainer.bench.session import play, policy_graph, write_profile
-from irevla_trainer.jobs.priority import step_back
-from irevla_trainer.jobs.request import TrainerFile
 from irevla_trainer.ros.graph_client import GraphClient
 from irevla_trainer.ros.rig import Answers
 
@@ -81,7 +77,7 @@ def run(seconds: float = 60.0) -> BenchResult:
                     answer = client.call(LoadPolicy, "/irevla/load_policy", LoadPolicy.Request(path=str(checkpoint)))
                     swaps.append(Swap(asked, time.monotonic(), answer.policy_version))
 
-        with _load():
+        with every_core_busy():
             graph = policy_graph("swap", robot, checkpoints[0])
             answers = play(graph, profile, seconds, warm_up=3.0, beside=beside).answers
     return summarise(answers, swaps, 1.0 / profile.control_rate)
@@ -120,26 +116,3 @@ def summarise(answers: Answers, swaps: Sequence[Swap], period: float) -> BenchRe
     }
     details = {"swaps": len(swaps), "ticks": len(ticks), "ticks_while_changing": int(changing.sum())}
     return BenchResult("swap", figures, TARGETS, details)
-
-
-@contextmanager
-def _load() -> Iterator[None]:
-    """Every core busy with what steps back as training does."""
-    context = multiprocessing.get_context("spawn")
-    busy = [
-        context.Process(target=_work, args=(TrainerFile().priority,), daemon=True) for _ in range(os.cpu_count() or 1)
-    ]
-    for process in busy:
-        process.start()
-    try:
-        yield
-    finally:
-        for process in busy:
-            process.kill()
-
-
-def _work(priority: str) -> None:
-    step_back(priority)
-    matrix = np.random.default_rng(0).normal(size=(256, 256))
-    while True:
-        matrix = np.tanh(matrix @ matrix / 256)

@@ -8,6 +8,7 @@ Prints the figures beside their targets, and exits with 1 when a target is misse
   forward    one decision of the default and of a BLIP-2-sized model
   swap       ticks of the robot while the serving policy changes and training runs beside
   index      ten thousand episodes into the trainer's index, the first time and again
+  safety     a million adversarial actions through the command path, and faults of a robot that moves
   expert     scripted experts through the joint-command path, against driving Meta-World directly
   rl         stage 1 beside its unavoidable part, stable-baselines3 and PPO on all weights; SFT beside a plain loop
   metaworld  the paper's first table: four methods from one stage 0; in slices, the same command goes on
@@ -18,6 +19,7 @@ Examples:
   irevla bench latency --json out/latency.json
   irevla bench record --seconds 20
   irevla bench forward --no-large
+  irevla bench safety --actions 20000 --trials 1
   irevla bench rl --device cuda
   irevla bench rl --world kitchen
   irevla bench stability --checkpoint runs/metaworld-cpu/seed-0/sft/checkpoint --json docs/results/stability.json
@@ -43,6 +45,7 @@ BENCHMARKS = (
     "forward",
     "swap",
     "index",
+    "safety",
     "expert",
     "rl",
     "metaworld",
@@ -67,6 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parallel", type=_count, help="stability: runs at a time, for machines of many cores (default: 1)"
     )
+    parser.add_argument("--actions", type=_count, help="safety: how many are proposed (default: 1000000)")
+    parser.add_argument("--trials", type=_count, help="safety: of every fault (default: 5)")
     parser.add_argument("--checkpoint", type=Path, help="stability: what all runs start from")
     parser.add_argument("--out", type=Path, metavar="DIR", help="metaworld, kitchen, stability: folder of the runs")
     parser.add_argument("--minutes", type=_positive, help="of a slice of metaworld, kitchen or stability (default: 60)")

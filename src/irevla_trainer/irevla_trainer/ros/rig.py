@@ -40,6 +40,11 @@ class Answers:
 class Rig(Node):
     """Publishes what the profile's cameras and joints promise; the joints follow their commands at once.
 
+    Attributes:
+        answers: What came back.
+        published: Topic to the number of its messages.
+        changes: Topic to what becomes of the stamps of its messages, ns; a message without one is not sent.
+
     Args:
         profile: Robot profile: topics, sizes and rates of the cameras.
         joint_rate: Rate of the joint states, Hz.
@@ -57,6 +62,7 @@ class Rig(Node):
         super().__init__("irevla_rig")
         self.answers = Answers()
         self.published: dict[str, int] = {}
+        self.changes: dict[str, Callable[[int], int | None]] = {}
         self._profile = profile
         self._positions = np.array(profile.home)
         self._joints = self.create_publisher(JointState, profile.joint_states_topic, qos.sensor())
@@ -76,19 +82,26 @@ class Rig(Node):
         """Present ROS time, ns."""
         return int(self.get_clock().now().nanoseconds)
 
-    def play(self, seconds: float) -> None:
-        """Publish every stream at its rate; blocks. Spin the node in another thread meanwhile."""
+    def play(self, seconds: float, going: Callable[[], bool] = lambda: True) -> None:
+        """Publish every stream at its rate; blocks. Spin the node in another thread meanwhile.
+
+        Args:
+            seconds: How long.
+            going: Ends it earlier when it turns false.
+        """
         start = time.monotonic()
         due = [(start + index * 1e-4, stream) for index, stream in enumerate(self._streams)]
         while True:
             due.sort(key=lambda entry: entry[0])
             at, stream = due[0]
-            if at - start >= seconds:
+            if at - start >= seconds or not going():
                 return
             delay = at - time.monotonic()
             if delay > 0:
                 time.sleep(delay)
-            stream.publish(self.now())
+            stamp = self.changes.get(stream.topic, _as_it_is)(self.now())
+            if stamp is not None:
+                stream.publish(stamp)
             self.published[stream.topic] = self.published.get(stream.topic, 0) + 1
             due[0] = (at + 1.0 / stream.rate, stream)
 
@@ -108,6 +121,10 @@ class Rig(Node):
         self.answers.latency[stamp] = (self.now() - stamp) * 1e-9
         self.answers.arrivals.append(time.monotonic())
         self.answers.versions.append(message.policy_version)
+
+
+def _as_it_is(stamp: int) -> int | None:
+    return stamp
 
 
 @dataclass(frozen=True)

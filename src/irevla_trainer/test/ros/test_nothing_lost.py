@@ -55,9 +55,13 @@ class Operator(TrainingClient):
 
         self.wait(known, time.monotonic() + 60.0, f"the trainer says {self._trainer}")
 
-    def settle(self) -> None:
-        """Wait until the job that runs has ended."""
-        self.wait(lambda: self.idle, time.monotonic() + 120.0, f"the job did not end: {self._status}")
+    def settle(self, job: str) -> None:
+        """Wait until a job has ended; what is latched of those before it comes first."""
+
+        def ended() -> bool:
+            return self.idle and self._status.job_id == job
+
+        self.wait(ended, time.monotonic() + 120.0, f"{job} did not end: {self._status}")
 
 
 class Site:
@@ -154,7 +158,7 @@ def survive_kills(folder: Path, kills: int, seed: int) -> None:
         site.up()
         with Operator() as operator:
             operator.ready()
-            operator.settle()
+            operator.settle(all_jobs(folder / "trainer" / "jobs")[-1].name)
             promoted = [job.state.promoted for job in all_jobs(folder / "trainer" / "jobs")]
             assert promoted and all(promoted), "a job ended without the verdict that it was given"
             operator.serves(promoted[-1])
