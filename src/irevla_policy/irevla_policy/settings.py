@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from dataclasses import MISSING, dataclass
@@ -104,16 +105,73 @@ def load(cls: type[T], path: str | Path) -> T:
     """Load a dataclass from a YAML file.
 
     Raises:
-        SettingsError: The file cannot be read or does not fit `cls`.
+        SettingsError: The file cannot be read or does not fit `cls`; names the line.
     """
     path = Path(path)
+    return build(cls, read(path), path)
+
+
+def read(path: Path) -> Any:
+    """What a YAML file holds; an empty mapping for an empty one.
+
+    Raises:
+        SettingsError: It cannot be read.
+    """
     try:
         document = yaml.safe_load(path.read_text())
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
     except yaml.YAMLError as error:
         raise SettingsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    return from_dict(cls, document if document is not None else {}, where=str(path))
+    return document if document is not None else {}
+
+
+def build(cls: type[T], document: Any, path: Path) -> T:
+    """Build a dataclass from what a YAML file holds.
+
+    Raises:
+        SettingsError: It does not fit `cls`; names the line.
+    """
+    try:
+        return from_dict(cls, document, where=str(path))
+    except SettingsError as error:
+        keys = str(error).removeprefix(f"{path}: ")
+        raise SettingsError(f"{place_of(path, keys)}: {keys}") from None
+
+
+def place_of(path: Path, keys: str) -> str:
+    """A YAML file, with the line where something is set.
+
+    Args:
+        path: The file.
+        keys: What, as errors put it: `joints[3]: position: ...`; what is not there is where its mapping begins.
+    """
+    line = _line_of(yaml.compose(path.read_text()), keys)
+    return f"{path}:{line}" if line else str(path)
+
+
+def _line_of(node: yaml.Node | None, keys: str) -> int:
+    """Counted from 1; 0 for what is not there at all."""
+    line = 0
+    for part in keys.split(": "):
+        for key in re.findall(r"[\w-]+|\[\d+\]", part.removeprefix("unknown key")):
+            found = _child(node, key)
+            if found is None:
+                return line
+            line, node = found
+    return line
+
+
+def _child(node: yaml.Node | None, key: str) -> tuple[int, yaml.Node] | None:
+    """Line and node of a key of a mapping, or of `[NUMBER]` of a list."""
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            if name.value == key:
+                return name.start_mark.line + 1, value
+    elif isinstance(node, yaml.SequenceNode) and key.startswith("[") and int(key[1:-1]) < len(node.value):
+        value = node.value[int(key[1:-1])]
+        return value.start_mark.line + 1, value
+    return None
 
 
 def from_dict(cls: type[T], values: Any, where: str = "settings") -> T:

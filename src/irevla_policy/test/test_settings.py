@@ -89,6 +89,25 @@ def test_errors_name_key_and_what_is_allowed(values: dict[str, object], expected
     assert expected in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: a\nmode: slow\nsteps: 0\n", "robot.yaml:3: steps: must be at least 1, found 0"),
+        ("name: a\nparts:\n  - rate: 5\n  - {rate: 500}\n", "robot.yaml:4: parts[1]: rate: must be in (0, 100] Hz"),
+        ("name: a\nmaybe:\n  rate: 5\n  speed: 2\n", "robot.yaml:4: maybe: unknown key 'speed'; known keys: rate"),
+        ("name: a\nweights:\n  big-one: x\n", "robot.yaml:3: weights.big-one: expected a number, found 'x'"),
+        ("parts: []\n", "robot.yaml: missing key 'name'"),
+        ("3\n", "robot.yaml: expected a mapping of settings, found 3"),
+    ],
+)
+def test_errors_of_a_file_name_the_line(tmp_path, text: str, expected: str) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as error:
+        load(Outer, path)
+    assert str(error.value).startswith(f"{tmp_path}/{expected}")
+
+
 def test_file_errors_name_the_file(tmp_path) -> None:
     with pytest.raises(SettingsError, match=r"absent\.yaml: cannot be read"):
         load(Outer, tmp_path / "absent.yaml")

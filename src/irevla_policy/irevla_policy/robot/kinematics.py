@@ -19,7 +19,6 @@ _DAMPING = 0.03  # rad/rad: speed is not traded for what singular values below i
 _MORE_DAMPING = 10.0  # factor after a step that made the error larger (Levenberg-Marquardt)
 _STALLED = 0.02  # an iteration that takes away less of the squared error is the last
 _LARGEST_STEP = 0.5  # rad per iteration: the linearisation holds no further
-_ROUNDING = 1e-6
 _POSTURE_GAIN = 0.2  # share of the way back to the home posture, in the null space, per call
 
 
@@ -30,8 +29,7 @@ class ArmKinematics:
     Other joints of the URDF (fingers, wheels) stay at their neutral position.
 
     Raises:
-        SettingsError: The URDF cannot be read, lacks a joint or the end-effector frame of the profile, or has narrower
-            joint limits.
+        SettingsError: The URDF cannot be read, or lacks a joint or the end-effector frame of the profile.
     """
 
     def __init__(self, profile: RobotProfile) -> None:
@@ -53,7 +51,6 @@ class ArmKinematics:
             raise SettingsError(
                 f"{profile.urdf_path}: has no frame {frame!r} (kinematics.ee_frame of {profile.name!r})"
             )
-        _check_limits(profile, model)
         self._model = model
         self._data = model.createData()
         self._frame = model.getFrameId(frame)
@@ -150,17 +147,6 @@ class ArmKinematics:
         inner = np.empty_like(q)
         inner[self._index] = q
         return inner
-
-
-def _check_limits(profile: RobotProfile, model: pinocchio.Model) -> None:
-    for joint in profile.joints:
-        index = model.joints[model.getJointId(joint.name)].idx_q
-        low, high = model.lowerPositionLimit[index], model.upperPositionLimit[index]
-        if joint.position[0] < low - _ROUNDING or joint.position[1] > high + _ROUNDING:
-            raise SettingsError(
-                f"joint {joint.name!r} of profile {profile.name!r}: limits {list(joint.position)} rad are wider than "
-                f"[{low:g}, {high:g}] rad of {profile.urdf_path}"
-            )
 
 
 def _read_urdf(profile: RobotProfile) -> pinocchio.Model:

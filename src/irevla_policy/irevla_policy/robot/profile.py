@@ -10,10 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from irevla_policy.settings import SettingsError, from_dict, load, setting, to_dict
+from irevla_policy.robot.urdf import UrdfJoint, read_joints
+from irevla_policy.settings import SettingsError, build, place_of, read, setting
 
 ACTION_SPACES = ("ee_delta", "joint_delta", "joint_position", "joint_velocity")
 ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8", "mono8")
@@ -24,6 +27,7 @@ COMMAND_TYPES = ("trajectory_msgs/JointTrajectory", "std_msgs/Float64MultiArray"
 # is a file written in degrees or millimetres rather than a robot.
 LARGEST_ANGLE = 4 * math.pi
 _LARGEST_SPEED = 50.0
+_ROUNDING = 1e-6
 _LARGEST_LENGTH = 10.0
 
 
@@ -41,13 +45,21 @@ class Camera:
 
 @dataclass(frozen=True)
 class Joint:
-    """A joint of the arm with the limits that every published command keeps."""
+    """A joint of the arm with the limits that every published command keeps.
+
+    Position and velocity are the URDF's where the file leaves them out, and never wider.
+    """
 
     name: str = setting(doc="Name in joint states, URDF and commands")
     position: tuple[float, float] = setting(
-        doc="Lowest and highest position", unit="rad", at_least=-LARGEST_ANGLE, at_most=LARGEST_ANGLE
+        doc="Lowest and highest position; those of the URDF when left out",
+        unit="rad",
+        at_least=-LARGEST_ANGLE,
+        at_most=LARGEST_ANGLE,
     )
-    velocity: float = setting(doc="Largest speed", unit="rad/s", above=0.0, at_most=_LARGEST_SPEED)
+    velocity: float = setting(
+        doc="Largest speed; that of the URDF when left out", unit="rad/s", above=0.0, at_most=_LARGEST_SPEED
+    )
     acceleration: float = setting(doc="Largest acceleration", unit="rad/s^2", above=0.0, at_most=1000.0)
 
     def __post_init__(self) -> None:
@@ -59,12 +71,34 @@ class Joint:
 
 @dataclass(frozen=True)
 class Gripper:
-    """The gripper: one command in [-1 (open), 1 (closed)] that travels with the arm's trajectory."""
+    """The gripper: one command in [-1 (open), 1 (closed)] that travels with the arm's as the last joint."""
 
     joint: str = setting(doc="Name in joint states and in the command")
     opening: tuple[float, float] = setting(
         (0.0, 0.1), "Joint-state position when closed and when open", unit="m", at_least=-1.0, at_most=1.0
     )
+    command: tuple[float, float] = setting(
+        (1.0, -1.0),
+        "What the controller is sent to close and to open; positions in m for a controller of positions",
+        at_least=-1.0,
+        at_most=1.0,
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("opening", "command"):
+            closed, opened = getattr(self, name)
+            if closed == opened:
+                raise SettingsError(f"{name}: closed and open must differ, found {closed:g} for both")
+
+    def sent(self, command: float) -> float:
+        """What the controller is sent for a command in [-1 (open), 1 (closed)]."""
+        closed, opened = self.command
+        return 0.5 * (closed + opened) + 0.5 * (closed - opened) * command
+
+    def meant(self, sent: float) -> float:
+        """The command that a controller was sent; beyond [-1, 1] where it was sent more."""
+        closed, opened = self.command
+        return (sent - 0.5 * (closed + opened)) / (0.5 * (closed - opened))
 
 
 @dataclass(frozen=True)
@@ -97,6 +131,7 @@ class Kinematics:
 
     urdf: str = setting(doc="URDF file, absolute or relative to the profile")
     ee_frame: str = setting(doc="Frame of the URDF that `ee_delta` moves and the workspace box bounds")
+    faster_than_urdf: bool = setting(False, "Allow joint speeds above the URDF's, for an arm that is only simulated")
 
 
 @dataclass(frozen=True)
@@ -126,7 +161,7 @@ class RobotProfile:
         ("ee_position", "gripper"), "What of the joint states the model sees", choices=PROPRIOCEPTION
     )
     require_heartbeat: bool = setting(False, "Hold unless the operator's heartbeat arrives")
-    directory: str = setting("", "Folder of the profile (set by the loader)")
+    file: str = setting("", "File of the profile (set by the loader)")
 
     def __post_init__(self) -> None:
         names = self.joint_names
@@ -181,7 +216,15 @@ class RobotProfile:
     def urdf_path(self) -> Path:
         """Absolute path of the URDF."""
         path = Path(self.kinematics.urdf)
-        return path if path.is_absolute() else Path(self.directory) / path
+        return path if path.is_absolute() else Path(self.file).parent / path
+
+    def place(self, keys: str) -> str:
+        """File and line where something is set, for errors.
+
+        Args:
+            keys: What, e.g. `joints[3]`.
+        """
+        return f"{place_of(Path(self.file), keys)}: {keys}" if self.file else f"profile {self.name!r}: {keys}"
 
     @property
     def training_hash(self) -> str:
@@ -189,10 +232,11 @@ class RobotProfile:
 
         With `ee_delta` the home pose counts too: the gripper keeps the orientation that it has there.
         """
+        gripper = self.gripper
         parts = {
             "cameras": [[c.name, c.width, c.height, c.encoding] for c in self.cameras],
             "joints": list(self.joint_names),
-            "gripper": to_dict(self.gripper) if self.gripper else None,
+            "gripper": {"joint": gripper.joint, "opening": list(gripper.opening)} if gripper else None,
             "action_space": self.action_space,
             "ee_delta": [self.ee_delta_scale, *self.home] if self.action_space == "ee_delta" else None,
             "control_rate": self.control_rate,
@@ -219,5 +263,63 @@ def load_profile(name_or_path: str | Path) -> RobotProfile:
         if not path.is_file():
             known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
             raise SettingsError(f"no robot profile {str(name_or_path)!r} in {folder}; known: {known}")
-    profile = load(RobotProfile, path)
-    return from_dict(RobotProfile, to_dict(profile) | {"directory": str(path.resolve().parent)}, where=str(path))
+    document = read(path)
+    joints = _joints_of(document, path)
+    if isinstance(document, dict):
+        document = _completed(document, joints, path) | {"file": str(path.resolve())}
+    profile = build(RobotProfile, document, path)
+    _check_limits(profile, joints)
+    return profile
+
+
+def _joints_of(document: Any, path: Path) -> dict[str, UrdfJoint]:
+    """The joints of the profile's URDF; none where there is no such file, which the kinematics complain of."""
+    kinematics = document.get("kinematics") if isinstance(document, dict) else None
+    urdf = kinematics.get("urdf") if isinstance(kinematics, dict) else None
+    file = path.parent / urdf if isinstance(urdf, str) else None
+    return read_joints(file) if file is not None and file.is_file() else {}
+
+
+def _completed(document: dict[str, Any], joints: Mapping[str, UrdfJoint], path: Path) -> dict[str, Any]:
+    """The document with the URDF's limits of joints where it gives none."""
+    listed = document.get("joints")
+    if not isinstance(listed, list):
+        return document
+    complete = []
+    for number, joint in enumerate(listed):
+        name = joint.get("name") if isinstance(joint, dict) else None
+        if not isinstance(joint, dict) or not isinstance(name, str):
+            complete.append(joint)  # which is refused later
+            continue
+        known = joints.get(name, UrdfJoint(None, None))
+        found = {"position": known.position, "velocity": known.velocity}
+        missing = [key for key, value in found.items() if key not in joint and value is None]
+        if missing:
+            keys = f"joints[{number}]"
+            what = f"{missing[0]} of joint {name!r} is left out, and the URDF has none"
+            raise SettingsError(f"{place_of(path, keys)}: {keys}: {what}")
+        complete.append(found | joint)
+    return {**document, "joints": complete}
+
+
+def _check_limits(profile: RobotProfile, joints: Mapping[str, UrdfJoint]) -> None:
+    """Refuse limits that are wider than those of the URDF."""
+    for number, joint in enumerate(profile.joints):
+        known = joints.get(joint.name)
+        if known is None:
+            continue  # the kinematics name it
+        where, urdf = profile.place(f"joints[{number}]"), profile.urdf_path
+        if known.position is not None:
+            (low, high), (least, most) = joint.position, known.position
+            if low < least - _ROUNDING or high > most + _ROUNDING:
+                raise SettingsError(
+                    f"{where}: limits {list(joint.position)} rad of joint {joint.name!r} are wider than "
+                    f"[{least:g}, {most:g}] rad of {urdf}"
+                )
+        if profile.kinematics.faster_than_urdf:
+            continue
+        if known.velocity is not None and joint.velocity > known.velocity + _ROUNDING:
+            raise SettingsError(
+                f"{where}: velocity {joint.velocity:g} rad/s of joint {joint.name!r} is above {known.velocity:g} rad/s "
+                f"of {urdf}"
+            )

@@ -128,7 +128,7 @@ def trajectory_message(
     for number, setpoint in enumerate(setpoints, start=1):
         positions, velocities = setpoint.position.tolist(), setpoint.velocity.tolist()
         if profile.gripper:
-            positions.append(float(gripper))
+            positions.append(profile.gripper.sent(float(gripper)))
             velocities.append(0.0)
         message.points.append(
             JointTrajectoryPoint(
@@ -160,14 +160,14 @@ def setpoints_of(message: JointTrajectory, profile: RobotProfile) -> tuple[list[
         setpoints.append(Setpoint(positions[order], velocities[order]))
     gripper = 0.0
     if profile.gripper and profile.gripper.joint in index:
-        gripper = float(message.points[-1].positions[index[profile.gripper.joint]])
+        gripper = profile.gripper.meant(float(message.points[-1].positions[index[profile.gripper.joint]]))
     return setpoints, gripper
 
 
 def positions_message(profile: RobotProfile, setpoint: Setpoint, gripper: float) -> Float64MultiArray:
     """A setpoint for a forward position controller: joint positions, then the gripper's command."""
     values = setpoint.position.tolist()
-    return Float64MultiArray(data=[*values, float(gripper)] if profile.gripper else values)
+    return Float64MultiArray(data=[*values, profile.gripper.sent(float(gripper))] if profile.gripper else values)
 
 
 def image_message(image: UInt8Image, stamp: int, frame: str = "", encoding: str = "rgb8") -> Image:

@@ -80,7 +80,9 @@ class Trajectory:
         order = [list(names).index(name) for name in profile.joint_names]
         grip = None
         if gripper is not None and gripper in names:
-            grip = np.clip(table[:, list(names).index(gripper)], -1.0, 1.0)
+            assert profile.gripper is not None
+            sent = table[:, list(names).index(gripper)]
+            grip = np.clip([profile.gripper.meant(float(one)) for one in sent], -1.0, 1.0)
         return cls(times, table[:, order], grip)
 
     def period(self, profile: RobotProfile) -> tuple[list[Setpoint], float | None]:

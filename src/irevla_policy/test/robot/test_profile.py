@@ -91,6 +91,68 @@ def test_wrong_profiles_are_refused(document: dict, tmp_path: Path, path: str, v
     assert expected in str(error.value)
 
 
+@pytest.fixture
+def arm(tmp_path: Path) -> dict:
+    """A Panda's profile beside its URDF."""
+    robots = config_folder() / "robots"
+    (tmp_path / "panda.urdf").write_text((robots / "panda.urdf").read_text())
+    return yaml.safe_load((robots / "panda.yaml").read_text())
+
+
+def test_limits_that_are_left_out_are_those_of_the_urdf(arm: dict, tmp_path: Path) -> None:
+    del arm["joints"][3]["position"], arm["joints"][3]["velocity"]
+    joint = _load(arm, tmp_path).joints[3]
+    assert (joint.position, joint.velocity) == ((-3.0718, -0.0698), 2.175)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("joints.1.position", [-1.7628, 1.8], r"limits \[-1.7628, 1.8\] rad of joint 'panda_joint2' are wider than \["),
+        ("joints.1.velocity", 2.2, "velocity 2.2 rad/s of joint 'panda_joint2' is above 2.175 rad/s of .*panda.urdf"),
+        (
+            "joints.1",
+            {"name": "panda_joint9", "acceleration": 1.0},
+            "position of joint 'panda_joint9' is left out, and",
+        ),
+    ],
+)
+def test_limits_beyond_the_urdf_are_refused_with_the_line(
+    arm: dict, tmp_path: Path, path: str, value: object, expected: str
+) -> None:
+    _set(arm, path, value)
+    with pytest.raises(SettingsError, match=expected) as error:
+        _load(arm, tmp_path)
+    lines = (tmp_path / "robot.yaml").read_text().splitlines()
+    [line] = [number for number, text in enumerate(lines, start=1) if "panda_joint2" in text or "panda_joint9" in text]
+    first = next(number for number in range(line, 0, -1) if lines[number - 1].startswith("- "))
+    assert f"robot.yaml:{first}: joints[1]: " in str(error.value)
+
+
+def test_a_simulated_arm_may_be_faster_than_the_real_one(arm: dict, tmp_path: Path) -> None:
+    arm["joints"][1]["velocity"] = 2.2
+    arm["kinematics"]["faster_than_urdf"] = True
+    assert _load(arm, tmp_path).joints[1].velocity == 2.2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<robot><joint", "not a readable URDF"),
+        ("<sdf/>", "expected <robot> at its root, found <sdf>"),
+        (
+            "<robot><joint name='j' type='revolute'><limit lower='low' upper='1'/></joint></robot>",
+            "limit of joint 'j': lower must be a number, found 'low'",
+        ),
+    ],
+)
+def test_a_broken_urdf_is_named(arm: dict, tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "panda.urdf").write_text(text)
+    with pytest.raises(SettingsError, match=r"panda\.urdf: ") as error:
+        _load(arm, tmp_path)
+    assert expected in str(error.value)
+
+
 def test_unknown_profile_names_the_known_ones() -> None:
     with pytest.raises(SettingsError, match=r"no robot profile 'sawyr' in .*; known: .*sawyer"):
         load_profile("sawyr")

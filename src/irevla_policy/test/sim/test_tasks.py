@@ -93,7 +93,7 @@ def test_a_variation_of_a_task_hides_one_of_every_task(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_task_files_name_file_and_key(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(SettingsError, match=r"tasks\.yaml: " + message):
+    with pytest.raises(SettingsError, match=r"tasks\.yaml(:1)?: " + message):
         task_file(tmp_path, text)
 
 

@@ -138,7 +138,7 @@ class Rehearsal:
             kinematics=replace(shipped.kinematics, urdf=str(shipped.urdf_path)),
         )
         document = to_dict(self.profile)
-        del document["directory"]
+        del document["file"]
         self._robot = folder / "robot.yaml"
         self._robot.write_text(yaml.safe_dump(document))
         self._random = np.random.default_rng(seed)

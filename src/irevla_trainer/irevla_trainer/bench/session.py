@@ -86,7 +86,7 @@ def write_profile(folder: Path, cameras: tuple[Camera, ...]) -> tuple[RobotProfi
     shipped = load_profile("sawyer")
     profile = replace(shipped, cameras=cameras, kinematics=replace(shipped.kinematics, urdf=str(shipped.urdf_path)))
     document = to_dict(profile)
-    del document["directory"]
+    del document["file"]
     path = folder / "robot.yaml"
     path.write_text(yaml.safe_dump(document))
     return profile, str(path)

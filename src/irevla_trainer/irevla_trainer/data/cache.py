@@ -37,7 +37,7 @@ class EpisodeCache:
     def __init__(self, folder: Path, profile: RobotProfile) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        settings = {key: value for key, value in to_dict(profile).items() if key != "directory"}
+        settings = {key: value for key, value in to_dict(profile).items() if key != "file"}
         self._robot = json.dumps([_VERSION, settings, hashlib.sha256(profile.urdf_path.read_bytes()).hexdigest()])
 
     def get(self, bag: Path) -> tuple[Episode, BagReport] | None:

@@ -126,7 +126,8 @@ class ActionFromCommands:
         before = motion.at(stamp)
         start = measured if before is None else before[:joints]
         arm = self._arm(start, after[:joints])
-        return np.append(arm, np.clip(after[joints:], -1.0, 1.0))
+        gripper = self._profile.gripper
+        return arm if gripper is None else np.append(arm, np.clip(gripper.meant(after[joints]), -1.0, 1.0))
 
     def _arm(self, start: Array, end: Array) -> Array:
         space = self._profile.action_space

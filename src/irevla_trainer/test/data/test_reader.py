@@ -15,8 +15,9 @@ from irevla_policy.recording import topics
 from irevla_policy.recording.episode import write_label
 from irevla_policy.recording.storage import Topic, open_reader, open_writer
 from irevla_policy.robot.kinematics import ArmKinematics
-from irevla_policy.robot.profile import RobotProfile, from_dict, to_dict
+from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.robot.proprioception import proprioceptive_state
+from irevla_policy.settings import from_dict, to_dict
 from irevla_trainer.data.description import describe
 from irevla_trainer.data.reader import EpisodeReader
 from irevla_trainer.data.report import BY_HEADER, BY_OBSERVATION

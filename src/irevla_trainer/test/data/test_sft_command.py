@@ -87,7 +87,7 @@ def test_unknown_setting_names_file_and_key(bags, tmp_path, capsys):
     (tmp_path / "sft.yaml").write_text("training: {learnin_rate: 0.1}\n")
     assert sft("--bags", bags, "--out", tmp_path / "policy", "--config", tmp_path / "sft.yaml") == 2
     message = capsys.readouterr().err
-    assert "sft.yaml: training: unknown key 'learnin_rate'" in message
+    assert "sft.yaml:1: training: unknown key 'learnin_rate'" in message
 
 
 def test_checkpoint_of_another_robot(bags, tmp_path, capsys):

@@ -1,0 +1,63 @@
+"""Joint limits of a URDF, which complete a robot profile and are never exceeded by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from irevla_policy.settings import SettingsError
+
+
+@dataclass(frozen=True)
+class UrdfJoint:
+    """A joint of a URDF.
+
+    Attributes:
+        position: Lowest and highest position, rad or m; None for a joint without end.
+        velocity: Largest speed, rad/s or m/s; None where the URDF gives none.
+    """
+
+    position: tuple[float, float] | None
+    velocity: float | None
+
+
+def read_joints(path: Path) -> dict[str, UrdfJoint]:
+    """The joints that move, by name.
+
+    Raises:
+        SettingsError: The file cannot be read, is no URDF, or a limit is no number.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
+    except ElementTree.ParseError as error:
+        raise SettingsError(f"{path}: not a readable URDF: {error}") from error
+    if root.tag != "robot":
+        raise SettingsError(f"{path}: not a URDF: expected <robot> at its root, found <{root.tag}>")
+    return {
+        joint.get("name", ""): _limits(joint, path)
+        for joint in root.iter("joint")
+        if joint.get("type") in ("revolute", "continuous", "prismatic")
+    }
+
+
+def _limits(joint: ElementTree.Element, path: Path) -> UrdfJoint:
+    limit = joint.find("limit")
+    if limit is None:
+        return UrdfJoint(None, None)
+
+    def number(key: str) -> float | None:
+        text = limit.get(key)
+        try:
+            return None if text is None else float(text)
+        except ValueError:
+            raise SettingsError(
+                f"{path}: limit of joint {joint.get('name')!r}: {key} must be a number, found {text!r}"
+            ) from None
+
+    low, high = number("lower"), number("upper")
+    if joint.get("type") == "continuous" or low is None or high is None:
+        return UrdfJoint(None, number("velocity"))
+    return UrdfJoint((low, high), number("velocity"))
