@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.settings import constraint
 from irevla_trainer.jobs.request import TrainerFile
 from irevla_trainer.loop.settings import TrainFile
@@ -29,10 +30,19 @@ _TRAINER = """# The settings of the trainer
 What a file for `irevla up trainer config:=FILE` may hold; `config/trainer.yaml` is the one that is used without it. A
 request of `/irevla/retrain` wins over it where it says something. How to use them: [retrain](../how-to/retrain.md).
 """
+_ROBOT = """# Robot profiles
+
+What `config/robots/NAME.yaml`, or a file for `robot:=FILE`, may hold. Limits that are wider than those of the URDF are
+an error that names file and line. How to write one: [your own arm](../how-to/own-arm.md).
+"""
 _MADE = """
 Made by `scripts/settings_reference.py` from where the settings are declared; do not edit.
 """
-PAGES = {"train-settings.md": (_TRAIN, TrainFile), "trainer-settings.md": (_TRAINER, TrainerFile)}
+PAGES = {
+    "train-settings.md": (_TRAIN, TrainFile),
+    "trainer-settings.md": (_TRAINER, TrainerFile),
+    "robot-profile.md": (_ROBOT, RobotProfile),
+}
 _TYPES = {str: "text", float: "number", int: "whole number", bool: "true or false"}
 
 
@@ -46,7 +56,7 @@ def _sections(cls: Any, defaults: Any, path: str, known: dict[Any, tuple[str, An
     """A settings class and those within it; of one that was shown before only the other defaults."""
     yield f"\n## {f'`{path}`' if path else 'At the top level'}\n\n{cls.__doc__.splitlines()[0]}\n\n"
     hints = typing.get_type_hints(cls)
-    fields = [field for field in dataclasses.fields(cls) if not dataclasses.is_dataclass(hints[field.name])]
+    fields = [field for field in dataclasses.fields(cls) if _inner(hints[field.name]) is None and field.name != "file"]
     if cls in known:
         before, others = known[cls]
         fields = [field for field in fields if _default(defaults, field) != _default(others, field)]
@@ -58,11 +68,21 @@ def _sections(cls: Any, defaults: Any, path: str, known: dict[Any, tuple[str, An
         cells = (f"`{field.name}`", _default(defaults, field), _allowed(field, hints[field.name]), _doc(field))
         yield f"| {' | '.join(cells)} |\n"
     for field in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(hints[field.name]):
-            inner = hints[field.name]
+        inner = _inner(hints[field.name])
+        if inner is not None:
             value = inner if field.default_factory is dataclasses.MISSING else field.default_factory()
             where = f"{path}.{field.name}" if path else field.name
-            yield from _sections(inner, value, where, known)
+            yield from _sections(inner, value, f"{where}[]" if _is_list(hints[field.name]) else where, known)
+
+
+def _inner(kind: Any) -> Any:
+    """The settings class within a field's type, perhaps one of a list or one that may be left out; None for none."""
+    options = typing.get_args(kind) if _is_list(kind) or isinstance(kind, types.UnionType) else (kind,)
+    return next((option for option in options if dataclasses.is_dataclass(option)), None)
+
+
+def _is_list(kind: Any) -> bool:
+    return typing.get_origin(kind) is tuple
 
 
 def _default(settings: Any, field: dataclasses.Field[Any]) -> str:
@@ -85,8 +105,11 @@ def _allowed(field: dataclasses.Field[Any], kind: Any) -> str:
         return ", ".join(f"`{choice}`" for choice in rule.choices)
     if isinstance(kind, types.UnionType):
         (kind,) = [option for option in typing.get_args(kind) if option is not types.NoneType]
-    name = f"list of {_TYPES[typing.get_args(kind)[0]]}s" if typing.get_origin(kind) is tuple else _TYPES[kind]
-    return f"{name} {rule.allowed()}".strip()
+    if not _is_list(kind):
+        return f"{_TYPES[kind]} {rule.allowed()}".strip()
+    inner = typing.get_args(kind)
+    number = "list of" if inner[-1] is Ellipsis else str(len(inner))
+    return f"{number} {_TYPES[inner[0]]}s {rule.allowed()}".strip()
 
 
 def _doc(field: dataclasses.Field[Any]) -> str:

@@ -268,7 +268,7 @@ def load_profile(name_or_path: str | Path) -> RobotProfile:
     if isinstance(document, dict):
         document = _completed(document, joints, path) | {"file": str(path.resolve())}
     profile = build(RobotProfile, document, path)
-    _check_limits(profile, joints)
+    check_limits(profile, joints, str(profile.urdf_path))
     return profile
 
 
@@ -302,24 +302,30 @@ def _completed(document: dict[str, Any], joints: Mapping[str, UrdfJoint], path: 
     return {**document, "joints": complete}
 
 
-def _check_limits(profile: RobotProfile, joints: Mapping[str, UrdfJoint]) -> None:
-    """Refuse limits that are wider than those of the URDF."""
+def check_limits(profile: RobotProfile, joints: Mapping[str, UrdfJoint], whose: str) -> None:
+    """Refuse limits that are wider than those of a URDF.
+
+    Args:
+        profile: Whose limits.
+        joints: Of the URDF, by name; joints that are not among them pass.
+        whose: What to call the URDF in errors.
+
+    Raises:
+        SettingsError: A limit is wider; says which line of which file to change.
+    """
     for number, joint in enumerate(profile.joints):
-        known = joints.get(joint.name)
-        if known is None:
-            continue  # the kinematics name it
-        where, urdf = profile.place(f"joints[{number}]"), profile.urdf_path
-        if known.position is not None:
+        known, where = joints.get(joint.name), f"joints[{number}]"
+        if known is not None and known.position is not None:
             (low, high), (least, most) = joint.position, known.position
             if low < least - _ROUNDING or high > most + _ROUNDING:
                 raise SettingsError(
-                    f"{where}: limits {list(joint.position)} rad of joint {joint.name!r} are wider than "
-                    f"[{least:g}, {most:g}] rad of {urdf}"
+                    f"{profile.place(where)}: limits {list(joint.position)} rad of joint {joint.name!r} are wider than "
+                    f"[{least:g}, {most:g}] rad of {whose}"
                 )
-        if profile.kinematics.faster_than_urdf:
+        if known is None or known.velocity is None or profile.kinematics.faster_than_urdf:
             continue
-        if known.velocity is not None and joint.velocity > known.velocity + _ROUNDING:
+        if joint.velocity > known.velocity + _ROUNDING:
             raise SettingsError(
-                f"{where}: velocity {joint.velocity:g} rad/s of joint {joint.name!r} is above {known.velocity:g} rad/s "
-                f"of {urdf}"
+                f"{profile.place(where)}: velocity {joint.velocity:g} rad/s of joint {joint.name!r} is above "
+                f"{known.velocity:g} rad/s of {whose}"
             )

@@ -23,7 +23,7 @@ class UrdfJoint:
 
 
 def read_joints(path: Path) -> dict[str, UrdfJoint]:
-    """The joints that move, by name.
+    """The joints of a URDF file that move, by name.
 
     Raises:
         SettingsError: The file cannot be read, is no URDF, or a limit is no number.
@@ -34,16 +34,29 @@ def read_joints(path: Path) -> dict[str, UrdfJoint]:
         raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
     except ElementTree.ParseError as error:
         raise SettingsError(f"{path}: not a readable URDF: {error}") from error
+    return joints_in(root, str(path))
+
+
+def joints_in(root: ElementTree.Element, where: str) -> dict[str, UrdfJoint]:
+    """The joints of a URDF that move, by name.
+
+    Args:
+        root: Its root.
+        where: What to call it in errors.
+
+    Raises:
+        SettingsError: It is no URDF, or a limit is no number.
+    """
     if root.tag != "robot":
-        raise SettingsError(f"{path}: not a URDF: expected <robot> at its root, found <{root.tag}>")
+        raise SettingsError(f"{where}: not a URDF: expected <robot> at its root, found <{root.tag}>")
     return {
-        joint.get("name", ""): _limits(joint, path)
+        joint.get("name", ""): _limits(joint, where)
         for joint in root.iter("joint")
         if joint.get("type") in ("revolute", "continuous", "prismatic")
     }
 
 
-def _limits(joint: ElementTree.Element, path: Path) -> UrdfJoint:
+def _limits(joint: ElementTree.Element, where: str) -> UrdfJoint:
     limit = joint.find("limit")
     if limit is None:
         return UrdfJoint(None, None)
@@ -54,7 +67,7 @@ def _limits(joint: ElementTree.Element, path: Path) -> UrdfJoint:
             return None if text is None else float(text)
         except ValueError:
             raise SettingsError(
-                f"{path}: limit of joint {joint.get('name')!r}: {key} must be a number, found {text!r}"
+                f"{where}: limit of joint {joint.get('name')!r}: {key} must be a number, found {text!r}"
             ) from None
 
     low, high = number("lower"), number("upper")

@@ -25,6 +25,7 @@ from std_msgs.msg import Empty, String
 from std_srvs.srv import Trigger
 
 from irevla_msgs.msg import Action, PolicyStatus
+from irevla_policy.errors import UserError
 from irevla_policy.robot.decision import Source, State, Status
 from irevla_policy.robot.guard import GuardCore
 from irevla_policy.robot.interlocks import GuardTimes
@@ -43,11 +44,14 @@ from irevla_policy.ros.messages import (
     nanoseconds,
 )
 from irevla_policy.ros.parameters import LifecycleSettings, SensorSettings, declare
+from irevla_policy.ros.robot_check import check_robot
 from irevla_policy.ros.ticker import Ticker
 from irevla_policy.settings import setting
 
 # A thread waits for the interpreter's lock at most this long, s: the default of 5 ms is half a tick.
 _SWITCH_INTERVAL = 0.0005
+# Longest wait for the robot's description and its controller, s.
+_ROBOT_PATIENCE = 5.0
 # Longest time that deactivation waits for the arm to brake, s.
 _BRAKING_TIME = 1.0
 
@@ -67,6 +71,9 @@ class GuardSettings(SensorSettings, LifecycleSettings):
     )
     displacement_tolerance: float = setting(
         0.5, "The same while the robot moves: it brakes and starts again from the measured state", unit="rad", above=0.0
+    )
+    check_robot: bool = setting(
+        False, "Compare /robot_description with the profile, and look for the controller, before anything moves"
     )
     nice: int = setting(0, "Scheduling priority; below 0 needs the right to it", at_least=-20, at_most=19)
 
@@ -108,8 +115,14 @@ class GuardNode(LifecycleNode):
     # Life cycle.
 
     def on_configure(self, _state: LifecycleState) -> TransitionCallbackReturn:
-        """Make publishers and subscriptions."""
+        """Make publishers and subscriptions, once the robot is known to be the profile's if that is asked for."""
         profile, lock_step = self._profile, self._lock_step
+        if self._settings.check_robot:
+            try:
+                check_robot(profile, _ROBOT_PATIENCE)
+            except UserError as error:
+                self.get_logger().error(str(error))
+                return TransitionCallbackReturn.FAILURE
         self._output = CommandOutput(self, profile, lock_step, self._ros_now)
         self._inputs = [
             self.create_subscription(

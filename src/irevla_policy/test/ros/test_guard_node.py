@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from std_msgs.msg import String
 
 from irevla_msgs.msg import Command, PolicyStatus
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.proposal import Proposal
+from irevla_policy.ros import qos
 from irevla_policy.ros.guard_messages import action_message
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -305,6 +307,30 @@ def test_a_wrong_parameter_file_ends_the_process_with_one_line(graph, tmp_path, 
     assert process.returncode == 2
     assert word in output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda text: text.replace("0.237", "0.247"), "sawyer.yaml:15: kinematics: urdf: the robot's frame 'hand' is "),
+        (lambda text: text.replace("right_j3", "j3"), "sawyer.yaml:9: joints[3]: the robot has no joint 'right_j3'"),
+        (lambda text: "", "/robot_description: nothing came within 5 s; is robot_state_publisher running?"),
+    ],
+    ids=["shape", "joint", "none"],
+)
+def test_another_robot_is_refused(graph, change, word):
+    described = graph.node.create_publisher(String, "/robot_description", qos.latched())
+    if text := change(PROFILE.urdf_path.read_text()):
+        described.publish(String(data=text))
+    process = graph.start("-m", "irevla_policy.ros.guard_node", "--ros-args", "-p", "check_robot:=true")
+    try:
+        output, _ = process.communicate(timeout=20.0)
+    finally:
+        process.kill()
+        graph.node.destroy_publisher(described)
+    assert process.returncode == 2
+    assert word in output
+    assert "irevla_guard: could not configure" in output and "Traceback" not in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
