@@ -118,6 +118,17 @@ class Workspace:
 
 
 @dataclass(frozen=True)
+class Obstacle:
+    """A box that the arm may not touch on its way home."""
+
+    name: str = setting(doc="What it is")
+    position: tuple[float, float, float] = setting(
+        doc="Its middle, in the base frame", unit="m", at_least=-_LARGEST_LENGTH, at_most=_LARGEST_LENGTH
+    )
+    size: tuple[float, float, float] = setting(doc="Its edges", unit="m", above=0.0, at_most=_LARGEST_LENGTH)
+
+
+@dataclass(frozen=True)
 class CommandInterface:
     """Where the guard sends commands."""
 
@@ -146,6 +157,7 @@ class RobotProfile:
     kinematics: Kinematics = setting(doc="Kinematic model")
     command: CommandInterface = setting(doc="Command interface")
     gripper: Gripper | None = setting(None, "Gripper; leave out for an arm without one")
+    obstacles: tuple[Obstacle, ...] = setting((), "What the arm may not touch on its way home")
     joint_states_topic: str = setting("/joint_states", "Topic of sensor_msgs/JointState")
     action_space: str = setting("ee_delta", "What the model's action means", choices=ACTION_SPACES)
     ee_delta_scale: float = setting(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from irevla_policy.robot.observation import Vector
 from irevla_policy.robot.profile import RobotProfile
-from irevla_policy.sim.urdf import urdf_from_mujoco
+from irevla_policy.sim.urdf import Box, bounding_boxes, urdf_from_mujoco
 from irevla_policy.sim.world import WorldError
 
 ARM = tuple(f"panda_joint{number}" for number in range(1, 8))
@@ -174,14 +174,17 @@ class FrankaArm:
 
 
 def write_urdf() -> str:
-    """The Panda as URDF (`config/robots/panda.urdf`), its base at the origin."""
+    """The Panda as URDF (`config/robots/panda.urdf`), its base at the origin, its links and open fingers as boxes."""
     spec = mujoco.MjSpec.from_file(str(kitchen_model()))
     make_real(spec)
     mount = spec.body(BASE).parent
     mount.alt.type = mujoco.mjtOrientation.mjORIENTATION_QUAT
     mount.pos, mount.quat = np.zeros(3), [1.0, 0.0, 0.0, 0.0]
     limits = dict(zip(ARM, zip(_SPEEDS, _TORQUES, strict=True), strict=True))
-    return urdf_from_mujoco(spec.compile(), "panda", BASE, TOOL, limits)
+    model = spec.compile()
+    boxes = bounding_boxes(model, [BASE, *(f"panda_link{number}" for number in range(1, 8))])
+    boxes[TOOL] = [Box(np.array([0.0, 0.0, -0.018]), np.array([1.0, 0.0, 0.0, 0.0]), np.array([0.022, 0.124, 0.054]))]
+    return urdf_from_mujoco(model, "panda", BASE, TOOL, limits, boxes)
 
 
 def _quaternion(angles: Sequence[float]) -> np.ndarray:

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from xml.etree import ElementTree
 
 import mujoco
 import numpy as np
+
+_SAMPLES = 10
+"""Points along each side of a triangle, less one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """A collision shape.
+
+    Attributes:
+        position: Its middle in the frame of the link, m, `[3]`.
+        quaternion: Its orientation there, `[4]`, w first.
+        size: Its edges, m, `[3]`.
+    """
+
+    position: np.ndarray
+    quaternion: np.ndarray
+    size: np.ndarray
 
 
 def urdf_from_mujoco(
@@ -16,6 +35,7 @@ def urdf_from_mujoco(
     base: str,
     end_effector: str,
     limits: Mapping[str, tuple[float, float]],
+    boxes: Mapping[str, Sequence[Box]] | None = None,
 ) -> str:
     """Describe the chain of bodies from `base` to `end_effector` as URDF links and joints.
 
@@ -27,6 +47,7 @@ def urdf_from_mujoco(
         base: First body of the chain.
         end_effector: Last body of the chain; its link is the end-effector frame.
         limits: Joint name to largest velocity (rad/s) and effort (N m).
+        boxes: Body to its collision shapes; none when left out.
 
     Returns:
         The URDF document.
@@ -40,7 +61,13 @@ def urdf_from_mujoco(
     ElementTree.SubElement(robot, "link", name=parent)
     for body in chain:
         link = model.body(body).name
-        ElementTree.SubElement(robot, "link", name=link)
+        element = ElementTree.SubElement(robot, "link", name=link)
+        for box in (boxes or {}).get(link, ()):
+            collision = ElementTree.SubElement(element, "collision")
+            ElementTree.SubElement(
+                collision, "origin", xyz=_numbers(box.position), rpy=_numbers(_roll_pitch_yaw(box.quaternion))
+            )
+            ElementTree.SubElement(ElementTree.SubElement(collision, "geometry"), "box", size=_numbers(box.size))
         joint = _joint(model, body, limits)
         ElementTree.SubElement(joint, "parent", link=parent)
         ElementTree.SubElement(joint, "child", link=link)
@@ -50,6 +77,47 @@ def urdf_from_mujoco(
         parent = link
     ElementTree.indent(robot)
     return '<?xml version="1.0"?>\n' + ElementTree.tostring(robot, encoding="unicode") + "\n"
+
+
+def bounding_boxes(model: mujoco.MjModel, names: Sequence[str], thickness: float = 0.05) -> dict[str, list[Box]]:
+    """Boxes around the collision meshes of bodies: each is cut across its longest side, and each slice has a box.
+
+    Args:
+        model: The compiled model.
+        names: Of the bodies.
+        thickness: Of a slice at most, m.
+    """
+    found: dict[str, list[Box]] = {name: [] for name in names}
+    for geom in range(model.ngeom):
+        body = model.body(int(model.geom_bodyid[geom])).name
+        collides = model.geom_contype[geom] or model.geom_conaffinity[geom]
+        if body not in found or not collides or model.geom_type[geom] != mujoco.mjtGeom.mjGEOM_MESH:
+            continue
+        points = _surface(model, geom)
+        low, high = points.min(axis=0), points.max(axis=0)
+        longest = int(np.argmax(high - low))
+        slices = int(np.ceil((high - low)[longest] / thickness))
+        member = np.minimum(((points - low)[:, longest] / (high - low)[longest] * slices).astype(int), slices - 1)
+        for number in range(slices):
+            inside = points[member == number]
+            near, far = inside.min(axis=0), inside.max(axis=0)
+            size = np.ceil(1e3 * (far - near)) / 1e3
+            found[body].append(Box(0.5 * (near + far), np.array([1.0, 0.0, 0.0, 0.0]), size))
+    return found
+
+
+def _surface(model: mujoco.MjModel, geom: int) -> np.ndarray:
+    """Points all over a geom's mesh, in the frame of its body, m, `[k, 3]`."""
+    mesh = int(model.geom_dataid[geom])
+    first, count = int(model.mesh_vertadr[mesh]), int(model.mesh_vertnum[mesh])
+    corners = model.mesh_vert[first : first + count].astype(np.float64)
+    begin, number = int(model.mesh_faceadr[mesh]), int(model.mesh_facenum[mesh])
+    faces = corners[model.mesh_face[begin : begin + number]]  # [f, 3, 3]
+    weights = [(i, j, _SAMPLES - i - j) for i in range(_SAMPLES + 1) for j in range(_SAMPLES + 1 - i)]
+    points = np.einsum("wc,fcx->fwx", np.array(weights) / _SAMPLES, faces).reshape(-1, 3)
+    rotation = np.empty(9)
+    mujoco.mju_quat2Mat(rotation, model.geom_quat[geom])
+    return points @ rotation.reshape(3, 3).T + model.geom_pos[geom]
 
 
 def _chain(model: mujoco.MjModel, base: str, end_effector: str) -> list[int]:

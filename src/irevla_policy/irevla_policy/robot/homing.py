@@ -1,0 +1,133 @@
+"""The way home: motions with limited jerk (ruckig) that touch nothing, straight or with the hand lifted first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import ruckig
+
+from irevla_policy.errors import UserError
+from irevla_policy.robot.collision import CollisionModel
+from irevla_policy.robot.kinematics import ArmKinematics
+from irevla_policy.robot.profile import RobotProfile
+
+Array = npt.NDArray[np.float64]
+
+_RAMP = 0.1
+"""s in which the largest acceleration is reached: it is what bounds the jerk."""
+
+_LIFTS = (0.05, 0.1, 0.2, 0.3)
+"""m that the hand is lifted by, one after the other, when the straight way is not free."""
+
+_STEP = 0.05
+"""rad between joint positions that are checked, of the joint that moves most."""
+
+_AT_HOME = 1e-3  # rad
+
+
+class HomingError(UserError, RuntimeError):
+    """There is no free way home."""
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """A motion in time.
+
+    Attributes:
+        positions: Joint positions at the end of every period, rad, `[k, n]`; the last is the goal.
+        lifted: How far the hand is lifted first, m; 0 for the straight way.
+    """
+
+    positions: Array
+    lifted: float
+
+
+class Homing:
+    """Plans motions to the home position.
+
+    Args:
+        profile: The robot.
+        collisions: What may not be touched; None checks nothing.
+        speed: Share of the joints' largest speeds and accelerations that is used, in (0, 1].
+    """
+
+    def __init__(self, profile: RobotProfile, collisions: CollisionModel | None, speed: float = 0.5) -> None:
+        self._profile, self._collisions = profile, collisions
+        self._kinematics = ArmKinematics(profile)
+        self._home = np.array(profile.home)
+        self._low, self._high = np.array([joint.position for joint in profile.joints]).T
+        self._velocity = speed * np.array([joint.velocity for joint in profile.joints])
+        self._acceleration = speed * np.array([joint.acceleration for joint in profile.joints])
+
+    def plan(self, start: Array, period: float) -> Motion:
+        """The way home from rest.
+
+        Args:
+            start: Measured joint positions, rad, `[n]`.
+            period: Between the positions of the motion, s.
+
+        Raises:
+            HomingError: No way is free; names what is in it.
+        """
+        if np.abs(start - self._home).max() < _AT_HOME:
+            return Motion(self._home[None], 0.0)
+        # What touches at the start may go on to: the arm has to come away from it.
+        touched = self._collisions.touching(start) if self._collisions else []
+        obstacle: tuple[str, str] | None = None
+        for lift in (0.0, *_LIFTS):
+            stops = self._stops(start, lift)
+            if stops is None:
+                continue
+            found = self._first_touch(stops, touched)
+            if found is None:
+                return Motion(np.vstack([self._timed(a, b, period) for a, b in stops]), lift)
+            obstacle = obstacle or found
+        one, other = obstacle or ("the hand", "its reach")
+        raise HomingError(
+            f"no free way home: {one} would touch {other}, also with the hand lifted by up to {_LIFTS[-1]:g} m; move "
+            "the arm by hand"
+        )
+
+    def _stops(self, start: Array, lift: float) -> list[tuple[Array, Array]] | None:
+        """Legs between which the arm rests; None where the hand cannot be lifted so far."""
+        if lift == 0.0:
+            return [(start, self._home)]
+        position, rotation = self._kinematics.pose(start)
+        raised, up = start, np.array([0.0, 0.0, lift])
+        for share in np.linspace(0.1, 1.0, 10):
+            raised = self._kinematics.solve(raised, position + share * up, rotation)
+        if np.linalg.norm(self._kinematics.position(raised) - position - up) > 0.01:
+            return None
+        return [(start, raised), (raised, self._home)]
+
+    def _first_touch(self, legs: list[tuple[Array, Array]], touched: list[tuple[str, str]]) -> tuple[str, str] | None:
+        if self._collisions is None:
+            return None
+        for number, leg in enumerate(legs):
+            found = self._collisions.first_touch(_between(*leg), touched if number == 0 else ())
+            if found is not None:
+                return found
+        return None
+
+    def _timed(self, start: Array, goal: Array, period: float) -> Array:
+        """From rest to rest on a straight line in joint space, as fast as the limits allow, `[k, n]`."""
+        n = len(start)
+        wanted, trajectory = ruckig.InputParameter(n), ruckig.Trajectory(n)
+        wanted.current_position, wanted.target_position = start.tolist(), goal.tolist()
+        wanted.max_velocity, wanted.max_acceleration = self._velocity.tolist(), self._acceleration.tolist()
+        wanted.max_jerk = (self._acceleration / _RAMP).tolist()
+        wanted.synchronization = ruckig.Synchronization.Phase
+        result = ruckig.Ruckig(n).calculate(wanted, trajectory)
+        if result not in (ruckig.Result.Working, ruckig.Result.Finished):
+            raise HomingError(f"no motion from {start.round(3).tolist()} to {goal.round(3).tolist()} rad: {result}")
+        times = np.arange(1, int(np.ceil(trajectory.duration / period)) + 1) * period
+        at: Callable[[float], list[Array]] = trajectory.at_time
+        return np.array([at(min(time, trajectory.duration))[0] for time in times])
+
+
+def _between(start: Array, goal: Array) -> Iterator[Array]:
+    steps = max(int(np.ceil(np.abs(goal - start).max() / _STEP)), 1)
+    return (start + share * (goal - start) for share in np.linspace(0.0, 1.0, steps + 1))
