@@ -9,6 +9,9 @@ from pathlib import Path
 
 from irevla_policy.graph.description import Argument, GraphError
 
+# What every checkpoint has: irevla_policy.model.checkpoint, which reads them, needs torch.
+_CHECKPOINT_FILES = ("config.json", "normalisation.json", "heads.safetensors")
+
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 
 ARGUMENTS = (
@@ -54,6 +57,27 @@ def parameters_file(graph: str, values: Mapping[str, str]) -> str:
     if not path.is_file():
         raise GraphError(f"graph {graph!r}: argument params_file: there is no file {path}")
     return str(path)
+
+
+def checkpoint(graph: str, values: Mapping[str, str]) -> str:
+    """The absolute path of the checkpoint's folder; empty for none.
+
+    Raises:
+        GraphError: There is no such folder, or no whole checkpoint in it.
+    """
+    if not values["checkpoint"]:
+        return ""
+    folder = Path(values["checkpoint"]).absolute()
+    if not folder.is_dir():
+        raise GraphError(f"graph {graph!r}: argument checkpoint: there is no folder {folder}")
+    if missing := [name for name in _CHECKPOINT_FILES if not (folder / name).is_file()]:
+        raise GraphError(f"graph {graph!r}: argument checkpoint: {folder} is no whole checkpoint, without {missing[0]}")
+    return str(folder)
+
+
+def policy_threads() -> int:
+    """Threads of the policy: one core stays with what drives the robot, which slows down when both compete for it."""
+    return max(1, (os.cpu_count() or 1) - 1)
 
 
 def recorder_folder(values: Mapping[str, str]) -> str:

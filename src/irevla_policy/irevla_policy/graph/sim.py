@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from irevla_policy.graph import shared
-from irevla_policy.graph.description import Argument, Graph, GraphDescription, GraphError, NodeSpec, ParameterValue
+from irevla_policy.graph.description import Argument, Graph, GraphDescription, NodeSpec, ParameterValue
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.sim.tasks import METAWORLD, WORLDS, load_tasks
-
-# What every checkpoint has: irevla_policy.model.checkpoint, which reads them, needs torch.
-_CHECKPOINT_FILES = ("config.json", "normalisation.json", "heads.safetensors")
 
 ARGUMENTS = (
     Argument("robot", "", "Robot profile: name in config/robots, or path of a YAML file; empty for the world's arm"),
@@ -43,7 +38,7 @@ def build(values: Mapping[str, str]) -> Graph:
     robot, task = values["robot"] or tasks.robot, values["task"] or tasks.first_task
     load_profile(robot)
     tasks.variation(task, values["variation"])
-    checkpoint, parameters_file = _checkpoint(values["checkpoint"]), shared.parameters_file("sim", values)
+    checkpoint, parameters_file = shared.checkpoint("sim", values), shared.parameters_file("sim", values)
     every: dict[str, ParameterValue] = {"robot": robot, "lock_step": values["mode"] == "lock_step"}
     expert = values["expert"] == "true" or (values["expert"] == "auto" and not checkpoint)
 
@@ -72,25 +67,11 @@ def build(values: Mapping[str, str]) -> Graph:
         noise = shared.number("sim", values, "noise", 0.0, 1.0)
         nodes.append(node("irevla_expert", "expert_node", world=values["world"], noise=noise))
     elif checkpoint:
-        # One core stays with the simulator: threads that compete for it slow both down.
-        threads = max(1, (os.cpu_count() or 1) - 1)
         acts = {"checkpoint": checkpoint, "device": values["device"]}
-        nodes.append(node("irevla_policy", "policy_node", threads, **acts))
+        nodes.append(node("irevla_policy", "policy_node", shared.policy_threads(), **acts))
     if folder := shared.recorder_folder(values):
         nodes.append(node("irevla_recorder", "recorder_node", folder=folder, image_format=values["image_format"]))
     return Graph("sim", tuple(nodes), shared.environment("sim", values))
-
-
-def _checkpoint(path: str) -> str:
-    """The absolute path of a checkpoint's folder; empty for none."""
-    if not path:
-        return ""
-    folder = Path(path).absolute()
-    if not folder.is_dir():
-        raise GraphError(f"graph 'sim': argument checkpoint: there is no folder {folder}")
-    if missing := [name for name in _CHECKPOINT_FILES if not (folder / name).is_file()]:
-        raise GraphError(f"graph 'sim': argument checkpoint: {folder} is no whole checkpoint, without {missing[0]}")
-    return str(folder)
 
 
 SIM = GraphDescription("sim", "a simulated arm with guard, policy or scripted expert, and recorder", ARGUMENTS, build)

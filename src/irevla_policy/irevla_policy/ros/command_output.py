@@ -28,9 +28,12 @@ class CommandOutput:
         profile: The robot.
         lock_step: Whether every decision answers an observation, whose stamp it carries.
         now: ROS time, ns.
+        dry_run: Whether only the record is published.
     """
 
-    def __init__(self, node: LifecycleNode, profile: RobotProfile, lock_step: bool, now: Callable[[], int]) -> None:
+    def __init__(
+        self, node: LifecycleNode, profile: RobotProfile, lock_step: bool, now: Callable[[], int], dry_run: bool = False
+    ) -> None:
         self._node = node
         self._profile = profile
         self._lock_step = lock_step
@@ -38,7 +41,7 @@ class CommandOutput:
         self._dt = round(1e9 / profile.guard_rate)
         self._is_trajectory = profile.command.type == "trajectory_msgs/JointTrajectory"
         kind = JointTrajectory if self._is_trajectory else Float64MultiArray
-        self._robot = node.create_publisher(kind, profile.command.topic, qos.command(lock_step))
+        self._robot = None if dry_run else node.create_publisher(kind, profile.command.topic, qos.command(lock_step))
         self._record = node.create_publisher(Command, "/irevla/command", qos.command(lock_step))
         self.restart()
 
@@ -49,7 +52,8 @@ class CommandOutput:
 
     def destroy(self) -> None:
         """Give the publishers back."""
-        self._node.destroy_publisher(self._robot)
+        if self._robot is not None:
+            self._node.destroy_publisher(self._robot)
         self._node.destroy_publisher(self._record)
 
     def other_publishers(self) -> list[str]:
@@ -72,18 +76,23 @@ class CommandOutput:
         if decision is None:
             return False
         stamp = decision.stamp if self._lock_step else self._grid_stamp()
-        if self._is_trajectory:
-            self._robot.publish(
-                trajectory_message(self._profile, stamp, decision.setpoints, decision.gripper, self._dt)
-            )
-        else:
-            for setpoint in decision.setpoints:
-                self._robot.publish(positions_message(self._profile, setpoint, decision.gripper))
+        self._send(decision, stamp)
         is_hold = decision.source is Source.HOLD
         self._holds = (0 if decision.is_first else self._holds + 1) if is_hold else 0
         if self._lock_step or decision.is_first or (is_hold and self._holds % self._profile.substeps == 0):
             self._record.publish(command_message(decision, self._profile))
         return True
+
+    def _send(self, decision: Decision, stamp: int) -> None:
+        if self._robot is None:
+            return
+        if self._is_trajectory:
+            self._robot.publish(
+                trajectory_message(self._profile, stamp, decision.setpoints, decision.gripper, self._dt)
+            )
+            return
+        for setpoint in decision.setpoints:
+            self._robot.publish(positions_message(self._profile, setpoint, decision.gripper))
 
     @property
     def is_due(self) -> bool:

@@ -75,6 +75,7 @@ class GuardSettings(SensorSettings, LifecycleSettings):
     check_robot: bool = setting(
         False, "Compare /robot_description with the profile, and look for the controller, before anything moves"
     )
+    dry_run: bool = setting(False, "Decide and record everything, but send nothing to the robot")
     nice: int = setting(0, "Scheduling priority; below 0 needs the right to it", at_least=-20, at_most=19)
 
 
@@ -123,7 +124,7 @@ class GuardNode(LifecycleNode):
             except UserError as error:
                 self.get_logger().error(str(error))
                 return TransitionCallbackReturn.FAILURE
-        self._output = CommandOutput(self, profile, lock_step, self._ros_now)
+        self._output = CommandOutput(self, profile, lock_step, self._ros_now, self._settings.dry_run)
         self._inputs = [
             self.create_subscription(
                 JointState, profile.joint_states_topic, self._on_joint_states, qos.sensor(lock_step)

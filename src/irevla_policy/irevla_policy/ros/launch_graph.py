@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from irevla_policy.graph import ending
-from irevla_policy.graph.description import Graph, GraphDescription, NodeSpec
+from irevla_policy.graph.description import Graph, GraphDescription, GraphError, NodeSpec
 from irevla_policy.graph.environment import node_environment
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.shared_memory import reclaim
 
 
-def launch_description_of(name: str) -> LaunchDescription:
+def launch_description_of(name: str, includes: Mapping[str, str] | None = None) -> LaunchDescription:
     """The launch description of a graph, with the same arguments and nodes as `irevla up`.
 
     Args:
         name: Name of the graph.
+        includes: Arguments beside those of the graph, which name other launch files, to their descriptions. The files
+            get no arguments of ours: what they need has to be the default in them, or in a file that includes them.
     """
+    files = includes or {}
     description = find_graph(name)
     arguments = [
         DeclareLaunchArgument(
@@ -30,7 +36,18 @@ def launch_description_of(name: str) -> LaunchDescription:
         )
         for argument in description.arguments
     ]
-    return LaunchDescription([*arguments, OpaqueFunction(function=_actions, args=[description])])
+    arguments += [DeclareLaunchArgument(file, default_value="", description=about) for file, about in files.items()]
+    included = [OpaqueFunction(function=_include, args=[file]) for file in files]
+    return LaunchDescription([*arguments, *included, OpaqueFunction(function=_actions, args=[description])])
+
+
+def _include(context: LaunchContext, name: str) -> list[LaunchDescriptionEntity]:
+    path = LaunchConfiguration(name).perform(context)
+    if not path:
+        return []
+    if not Path(path).is_file():
+        raise GraphError(f"argument {name}: there is no file {path}")
+    return [IncludeLaunchDescription(path)]
 
 
 def _actions(context: LaunchContext, description: GraphDescription) -> list[LaunchDescriptionEntity]:

@@ -141,6 +141,30 @@ def test_an_unknown_graph_is_told_the_known_ones() -> None:
         find_graph("simm")
 
 
+def test_an_arm_is_checked_before_it_moves(checkpoint: Path) -> None:
+    graph = find_graph("arm").resolve({"robot": "fr3", "checkpoint": "runs/a", "tasks": "tabletop", "dry_run": "true"})
+    found = {node.name: dict(node.parameters) for node in graph.nodes}
+    assert list(found) == ["irevla_guard", "irevla_arm", "irevla_policy", "irevla_recorder"]
+    assert found["irevla_guard"] == {"robot": "fr3", "check_robot": True, "dry_run": True}
+    expected = {"robot": "fr3", "tasks": "tabletop", "speed": 0.5, "check_collisions": True}
+    assert found["irevla_arm"] == expected
+    assert found["irevla_recorder"]["image_format"] == "jpeg"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"robot": "pandaa"}, "no robot profile 'pandaa' in .*known: .*panda"),
+        ({"tasks": "table"}, "no tasks of world 'table' in .*known: .*tabletop"),
+        ({"homing_speed": "2"}, r"homing_speed must be a number from 0\.01 to 1, found '2'"),
+        ({"dry_run": "maybe"}, "dry_run must be one of true, false, found 'maybe'"),
+    ],
+)
+def test_wrong_arguments_of_an_arm_are_named(values: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        find_graph("arm").resolve(values)
+
+
 def test_arguments_are_read_from_the_command_line() -> None:
     assert parse_arguments(["task:=door-open", "seed:=3", "checkpoint:="]) == {
         "task": "door-open",

@@ -1,0 +1,79 @@
+"""The graph `arm`: guard, policy, homing and recorder beside the drivers of a physical arm and its cameras.
+
+The drivers themselves (robot_state_publisher, ros2_control with its controller, cameras) come up on their own, or with
+`ros2 launch irevla_policy arm.launch.py driver:=FILE cameras:=FILE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from irevla_policy.graph import shared
+from irevla_policy.graph.description import Argument, Graph, GraphDescription, NodeSpec, ParameterValue
+from irevla_policy.robot.profile import load_profile
+from irevla_policy.sim.tasks import load_tasks
+
+_YES_NO = ("true", "false")
+
+ARGUMENTS = (
+    Argument("robot", "panda", "Robot profile: name in config/robots, or path of a YAML file"),
+    Argument("checkpoint", "", "Folder of the checkpoint that acts; empty for teleoperation only"),
+    Argument("device", "cpu", "Where the policy runs: cpu, cuda, cuda:1, ..."),
+    Argument("tasks", "", "Tasks whose instructions /irevla/reset publishes: a name in config/tasks, or a YAML file"),
+    Argument("dry_run", "false", "Decide and record everything, but send nothing to the robot", _YES_NO),
+    Argument("check_robot", "true", "Compare /robot_description with the profile before anything moves", _YES_NO),
+    Argument("check_collisions", "true", "Check the way home for collisions", _YES_NO),
+    Argument("homing_speed", "0.5", "Share of the joints' largest speeds on the way home, above 0, at most 1"),
+    Argument("record", "bags", "Folder for the recorder's bags; none starts no recorder"),
+    Argument("image_format", "jpeg", "How the recorder stores images", ("raw", "jpeg", "png")),
+    *shared.ARGUMENTS,
+)
+
+
+def build(values: Mapping[str, str]) -> Graph:
+    """The graph for a value of every argument.
+
+    Raises:
+        UserError: A number is none, or out of range; there is no such robot, checkpoint or file.
+    """
+    load_profile(values["robot"])
+    if values["tasks"]:
+        load_tasks(values["tasks"])
+    checkpoint, parameters_file = shared.checkpoint("arm", values), shared.parameters_file("arm", values)
+
+    def node(name: str, module: str, threads: int = 1, **parameters: ParameterValue) -> NodeSpec:
+        return NodeSpec(
+            name=name,
+            package="irevla_policy",
+            executable=name,
+            module=f"irevla_policy.ros.{module}",
+            parameters={"robot": values["robot"], **parameters},
+            parameters_file=parameters_file,
+            environment={"OMP_NUM_THREADS": str(threads)},
+            log_level=values["log_level"],
+        )
+
+    nodes = [
+        node(
+            "irevla_guard",
+            "guard_node",
+            check_robot=values["check_robot"] == "true",
+            dry_run=values["dry_run"] == "true",
+        ),
+        node(
+            "irevla_arm",
+            "arm_node",
+            tasks=values["tasks"],
+            speed=shared.number("arm", values, "homing_speed", 0.01, 1.0),
+            check_collisions=values["check_collisions"] == "true",
+        ),
+    ]
+    if checkpoint:
+        acts = {"checkpoint": checkpoint, "device": values["device"]}
+        nodes.append(node("irevla_policy", "policy_node", shared.policy_threads(), **acts))
+    if folder := shared.recorder_folder(values):
+        nodes.append(node("irevla_recorder", "recorder_node", folder=folder, image_format=values["image_format"]))
+    return Graph("arm", tuple(nodes), shared.environment("arm", values))
+
+
+ARM = GraphDescription("arm", "guard, policy, homing and recorder beside a physical arm's drivers", ARGUMENTS, build)

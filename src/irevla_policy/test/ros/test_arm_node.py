@@ -1,0 +1,113 @@
+"""The arm goes home when it is asked to, through a real guard, and says why when it does not."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from std_srvs.srv import Trigger
+
+from irevla_msgs.msg import PolicyStatus
+from irevla_msgs.srv import ResetWorld
+from irevla_policy.robot.proposal import Proposal
+from irevla_policy.ros.guard_messages import action_message
+
+sys.path.insert(0, str(Path(__file__).parent))
+from stand_in_robot import PROFILE, StandInRobot, finish
+
+HOME = np.array(PROFILE.home)
+AWAY = HOME + np.array([0.3, 0.1, 0.0, 0.2, 0.0, 0.0, -0.2])
+
+
+@pytest.fixture(scope="module")
+def robot() -> Iterator[StandInRobot]:
+    robot = StandInRobot()
+    guard = robot.start("-m", "irevla_policy.ros.guard_node")
+    parameters = ["check_collisions:=false", "tasks:=metaworld", "speed:=0.05"]
+    arm = robot.start(
+        "-m", "irevla_policy.ros.arm_node", "--ros-args", *(word for one in parameters for word in ("-p", one))
+    )
+    try:
+        robot.wait_for_state(PolicyStatus.STATE_HOLDING, seconds=15.0)
+        yield robot
+        for process in (arm, guard):
+            output = finish(process)
+            assert process.returncode == 0, output
+            assert "Traceback" not in output, output
+    finally:
+        arm.kill()
+        guard.kill()
+        robot.close()
+
+
+def put(robot: StandInRobot, joints: np.ndarray) -> None:
+    """Somebody drives the arm away."""
+    deadline = time.monotonic() + 10.0
+    while np.abs(robot.measured - joints).max() > 1e-3:
+        assert time.monotonic() < deadline
+        robot.interventions.publish(action_message(Proposal(0, (), PROFILE.joint_names, tuple(joints.tolist()))))
+        time.sleep(0.05)
+    robot.wait_for_state(PolicyStatus.STATE_HOLDING)
+    robot.path.clear()
+
+
+def reset(robot: StandInRobot, **fields: object) -> ResetWorld.Response:
+    return robot.call("/irevla/reset", ResetWorld, **fields)
+
+
+def test_the_arm_goes_home_and_gets_the_next_instruction(robot: StandInRobot) -> None:
+    put(robot, AWAY)
+    answer = reset(robot, task="drawer-open", seed=4)
+    assert answer.accepted, answer.message
+    assert np.allclose(robot.measured, HOME, atol=0.02)
+    assert answer.seed == 4 and "drawer" in answer.instruction
+    robot.wait(lambda: robot.status.instruction == answer.instruction, "the instruction")
+    path = np.array([position for _, position in robot.path])
+    speeds = np.abs(np.diff(path, axis=0)) * PROFILE.guard_rate
+    limits = np.array([joint.velocity for joint in PROFILE.joints])
+    assert 0.0 < (speeds / limits).max() <= 0.06  # sampled at the control rate
+
+
+def test_an_estop_ends_the_way(robot: StandInRobot) -> None:
+    put(robot, AWAY)
+    answers: list[ResetWorld.Response] = []
+    asking = threading.Thread(target=lambda: answers.append(reset(robot)))
+    asking.start()
+    robot.wait_for_state(PolicyStatus.STATE_INTERVENED)
+    busy = reset(robot)
+    assert (busy.accepted, busy.message) == (False, "a reset goes on already")
+    robot.call("/irevla/estop", Trigger)
+    asking.join()
+    assert (answers[0].accepted, answers[0].message) == (False, "the E-stop is set")
+    assert np.abs(robot.measured - HOME).max() > 0.05
+    robot.call("/irevla/clear_estop", Trigger)
+    assert reset(robot).accepted
+
+
+def test_a_guard_that_holds_is_named(robot: StandInRobot) -> None:
+    put(robot, AWAY)
+    robot.joints = False
+    time.sleep(0.7)
+    answer = reset(robot)
+    robot.joints = True
+    assert answer.message == "no joint states on /joint_states: where the arm is, is not known"
+    time.sleep(0.3)
+    assert reset(robot).accepted
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"task": "drawer-opn"}, "did you mean 'drawer-open'"),
+        ({"task": "drawer-open", "variation": "violet"}, "no variation 'violet' of task 'drawer-open'"),
+        ({"seed": -2}, "seed: must be at least 0, or -1 to draw one, found -2"),
+    ],
+)
+def test_what_does_not_fit_is_refused(robot: StandInRobot, fields: dict[str, object], word: str) -> None:
+    answer = reset(robot, **fields)
+    assert not answer.accepted and word in answer.message
