@@ -100,7 +100,7 @@ class Trial:
         fault: Its name.
         busy: Whether every core was busy.
         stop_s: From the fault to the first decelerating command of the stop.
-        rest_s: From there to rest.
+        rest_s: From there to rest, by the stamps of the commands.
         moved_again: Whether anything moved when it should have been at rest for long, while the fault was there.
         early: Whether it moved after an E-stop that nobody had cleared, with all else well.
         account: The commands against the limits.
@@ -319,7 +319,7 @@ def judge(fault: str, busy: bool, happened: float, sent: list[Sent], early: bool
         fault=fault,
         busy=busy,
         stop_s=sent[brakes].arrived - happened,
-        rest_s=sent[rest].arrived - sent[brakes].arrived,
+        rest_s=(sent[rest].stamp - sent[brakes].stamp) * 1e-9,
         moved_again=sent[rest].arrived - happened > _STOPPED,
         early=early,
         account=account,
