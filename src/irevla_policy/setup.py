@@ -40,6 +40,8 @@ setup(
             "irevla_sim = irevla_policy.ros.sim_node:main",
             "irevla_expert = irevla_policy.ros.expert_node:main",
             "irevla_guard = irevla_policy.ros.guard_node:main",
+            "irevla_keyboard = irevla_policy.ros.keyboard_node:main",
+            "irevla_joystick = irevla_policy.ros.joystick_node:main",
             "irevla_arm = irevla_policy.ros.arm_node:main",
             "irevla_policy = irevla_policy.ros.policy_node:main",
             "irevla_recorder = irevla_policy.ros.recorder_node:main",
