@@ -33,6 +33,7 @@ from irevla_policy.ros.parameters import NodeSettings, declare
 from irevla_policy.ros.sim_drivers import LockStepDriver, Reset, Started, WorldThread
 from irevla_policy.settings import SettingsError, setting
 from irevla_policy.sim.controller import CommandError, Trajectory
+from irevla_policy.sim.disturbance import DisturbanceSettings
 from irevla_policy.sim.gl import require_gl
 from irevla_policy.sim.tasks import METAWORLD, WORLDS, load_tasks
 from irevla_policy.sim.world import WorldError
@@ -61,6 +62,9 @@ class SimSettings(NodeSettings):
     camera_rate: float = setting(0.0, "Frames a second in real time; 0 for the profile's", unit="Hz", at_least=0.0)
     image_width: int = setting(0, "Width of all images; 0 for the profile's", unit="px", at_least=0, at_most=4096)
     image_height: int = setting(0, "Height of all images; 0 for the profile's", unit="px", at_least=0, at_most=4096)
+    disturbance: DisturbanceSettings = setting(
+        factory=DisturbanceSettings, doc="What the sensors get wrong; what is not 0 replaces the task file's"
+    )
 
 
 class SimNode(Node):
@@ -71,7 +75,9 @@ class SimNode(Node):
         settings = declare(self, SimSettings)
         self._profile = _seen_as(load_profile(settings.robot), settings)
         self._lock_step = settings.lock_step
-        self._tasks = load_tasks(settings.world)
+        tasks = load_tasks(settings.world)
+        asked = {name: value for name, value in vars(settings.disturbance).items() if value}
+        self._tasks = replace(tasks, disturbance=replace(tasks.disturbance, **asked))
         self._task = settings.task or self._tasks.first_task
         self._ended = False
         self._make_publishers()

@@ -16,6 +16,7 @@ from irevla_policy.errors import UserError
 from irevla_policy.robot.profile import Camera
 from irevla_policy.ros.sim_drivers import CLOSE_SECONDS, Output, Reset, Started, WorldThread
 from irevla_policy.sim.controller import Trajectory, TrajectoryController
+from irevla_policy.sim.disturbance import Disturbance
 from irevla_policy.sim.rendering import CameraRenderer
 from irevla_policy.sim.simulated import SimulatedWorld, TaskEnvironment
 
@@ -149,6 +150,7 @@ class RealTimeDriver(WorldThread[tuple[float, Trajectory]]):
             raise
         self._controller = TrajectoryController(world.environment.joint_positions, world.gripper)
         self._followed = self._succeeded = False
+        self._renderer.disturbance = world.disturbance
         self._renderer.prepare(world.environment)
         time.sleep(world.profile.stale_timeout + _SILENCE_SECONDS)
         self._began = self._due = self._on_time = time.monotonic()
@@ -170,7 +172,7 @@ class RealTimeDriver(WorldThread[tuple[float, Trajectory]]):
 
     def _seen(self, world: SimulatedWorld, stamp: int) -> None:
         arm = world.environment
-        self._output.joints(stamp, arm.joint_positions, arm.joint_velocities, arm.opening)
+        self._output.joints(stamp, world.disturbance.joints(arm.joint_positions), arm.joint_velocities, arm.opening)
 
 
 class _RenderThread:
@@ -185,6 +187,7 @@ class _RenderThread:
         self._changed = threading.Condition()
         self._stop = False
         self.failure: Exception | None = None
+        self.disturbance: Disturbance | None = None
         self._renderers: OrderedDict[TaskEnvironment, CameraRenderer] = OrderedDict()
         self._thread = threading.Thread(target=self._run, name="render", daemon=True)
 
@@ -241,5 +244,9 @@ class _RenderThread:
             self._renderers[environment] = CameraRenderer(environment.model, self._cameras, self._views)
         self._renderers.move_to_end(environment)
         images = self._renderers[environment].render(state)
-        if stamp is not None:
-            self._output.images(stamp, images)
+        if stamp is None:
+            return
+        if self.disturbance is not None:
+            images = self.disturbance.images(images)
+            time.sleep(max(0.0, self.disturbance.settings.latency - (self._output.now() - stamp) * 1e-9))
+        self._output.images(stamp, images)

@@ -5,8 +5,9 @@ A world of its own adds how a task's scene is built; see `MetaWorld` and `Kitche
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -19,6 +20,7 @@ from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.limits import MotionLimiter, Setpoint
 from irevla_policy.robot.observation import Observation, UInt8Image, Vector
 from irevla_policy.robot.profile import RobotProfile
+from irevla_policy.sim.disturbance import Disturbance
 from irevla_policy.sim.rendering import CameraRenderer
 from irevla_policy.sim.tasks import TaskError, TaskFile, Variation
 from irevla_policy.sim.world import StepResult, WorldError
@@ -133,6 +135,9 @@ class SimulatedWorld(ABC):
         self._scenes: OrderedDict[tuple[str, str], _Scene] = OrderedDict()
         self._scene: _Scene | None = None
         self._ticks = 0
+        # States of the last substeps, the oldest of which late images show.
+        late = round(tasks.disturbance.latency * profile.guard_rate)
+        self._past: deque[mujoco.MjData] = deque(maxlen=late + 1)
         self._clear()
 
     @abstractmethod
@@ -148,6 +153,7 @@ class SimulatedWorld(ABC):
         self.steps, self.max_steps = 0, 0
         self.success, self.terminated, self.truncated = False, False, False
         self.gripper = OPEN
+        self.disturbance = Disturbance(self.tasks.disturbance, 0)
         self._state = np.zeros(0)
 
     # -- episodes -------------------------------------------------------------------------------------------------
@@ -165,6 +171,9 @@ class SimulatedWorld(ABC):
         self.steps, self.max_steps = 0, self._max_steps or self.tasks.steps(task)
         self.success, self.terminated, self.truncated = False, False, False
         self.gripper = OPEN
+        self.disturbance = Disturbance(self.tasks.disturbance, int(seed))
+        self._past.clear()
+        self._remember()
         self._mapper.reset()
         self._limiter.reset(scene.environment.joint_positions)
         # More than one period, so that guard and policy see by the stamp alone that an episode starts.
@@ -213,7 +222,13 @@ class SimulatedWorld(ABC):
             raise WorldError("no episode is running: reset the world first")
         self.gripper = gripper
         self._state, success = self._scene.environment.track(setpoint.position, gripper)
+        self._remember()
         return success
+
+    def _remember(self) -> None:
+        """Keep the state for late images."""
+        if self._images and (self._past.maxlen or 0) > 1:
+            self._past.append(copy.copy(self.environment.data))
 
     def end_period(self, success: bool) -> None:
         """Count a control period in which the success condition held at some time, or did not."""
@@ -255,7 +270,7 @@ class SimulatedWorld(ABC):
         return Observation(
             stamp=self.stamp,
             images=self.render() if self._images else {},
-            joint_positions=environment.joint_positions,
+            joint_positions=self.disturbance.joints(environment.joint_positions),
             gripper=environment.opening,
             instruction=self.instruction,
         )
@@ -267,7 +282,8 @@ class SimulatedWorld(ABC):
         environment.show_targets()
         if self._scene.renderer is None:
             self._scene.renderer = CameraRenderer(environment.model, self.profile.cameras, self.views)
-        return self._scene.renderer.render(environment.data)
+        shown = self._past[0] if self._past else environment.data
+        return self.disturbance.images(self._scene.renderer.render(shown))
 
     def close(self) -> None:
         """Give renderers and models back; call it on the thread that rendered."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from irevla_policy.errors import UserError
 from irevla_policy.paths import config_folder
 from irevla_policy.settings import SettingsError, load, setting
+from irevla_policy.sim.disturbance import DisturbanceSettings
 
 METAWORLD, KITCHEN, TABLETOP = WORLDS = ("metaworld", "kitchen", "tabletop")
 """Names of the simulated worlds."""
@@ -121,6 +122,9 @@ class TaskFile:
         factory=dict, doc="Poses of cameras by name; the others are the model's own"
     )
     variations: dict[str, Variation] = setting(factory=dict, doc="Variations of every task, by name")
+    disturbance: DisturbanceSettings = setting(
+        factory=DisturbanceSettings, doc="What the sensors get wrong, in training and evaluation alike"
+    )
     robot: str = setting("sawyer", "Robot profile of the world's arm")
     first: str = setting("", "Task that a simulator starts with; the first of all when left out")
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from irevla_policy.robot.observation import Observation
 from irevla_policy.robot.profile import load_profile
+from irevla_policy.sim.disturbance import DisturbanceSettings
 from irevla_policy.sim.environment import WorldEnvironment
 from irevla_policy.sim.experts import expert_for
 from irevla_policy.sim.tabletop import Tabletop
@@ -152,6 +154,32 @@ def test_a_thing_that_is_held_over_the_plate_is_not_put_down(blind: Tabletop) ->
         result = blind.step(action)
         assert not result.success
     assert np.linalg.norm((place_of(blind, OBJECT) - place_of(blind, PLATE))[:2]) < 0.03
+
+
+def test_disturbed_sensors_are_wrong_by_as_much_as_they_should(world: Tabletop) -> None:
+    def seen(**settings: float) -> list[Observation]:
+        tasks = replace(world.tasks, disturbance=DisturbanceSettings(**settings))
+        with Tabletop(PROFILE, tasks) as disturbed:
+            found = [disturbed.reset("press-button", seed=6)]
+            return found + [disturbed.step([0.0, -1.0, 0.0, -1.0]).observation for _ in range(4)]
+
+    plain = seen()
+    noisy = seen(image_noise=10.0, joint_noise=0.01)
+    pairs = list(zip(noisy, plain, strict=True))
+    grey = np.concatenate([a.images["scene"].astype(int) - b.images["scene"] for a, b in pairs])
+    assert 7.0 < grey.std() < 11.0  # what is black or white cannot become more so
+    turned = np.array([a.joint_positions - b.joint_positions for a, b in pairs])
+    assert 0.005 < turned.std() < 0.015
+    for a, b in zip(seen(image_noise=10.0, joint_noise=0.01), noisy, strict=True):
+        assert np.array_equal(a.images["wrist"], b.images["wrist"])
+        assert np.array_equal(a.joint_positions, b.joint_positions)
+    share = seen(brightness=0.5)[0].images["scene"].mean() / plain[0].images["scene"].mean()
+    assert 0.5 <= share <= 1.5 and abs(share - 1.0) > 0.01
+    # An image that is one period late is that of the observation before.
+    late = seen(latency=1.0 / PROFILE.control_rate)
+    for before, after in zip(plain[:-1], late[1:], strict=True):
+        assert np.array_equal(before.images["wrist"], after.images["wrist"])
+        assert not np.array_equal(before.joint_positions, after.joint_positions)
 
 
 def test_gymnasium_finds_nothing_wrong() -> None:
