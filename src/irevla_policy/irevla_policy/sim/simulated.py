@@ -154,7 +154,7 @@ class SimulatedWorld(ABC):
         self.success, self.terminated, self.truncated = False, False, False
         self.gripper = OPEN
         self.disturbance = Disturbance(self.tasks.disturbance, 0)
-        self._state = np.zeros(0)
+        self._state, self._measured = np.zeros(0), np.zeros(0)
 
     # -- episodes -------------------------------------------------------------------------------------------------
 
@@ -182,8 +182,8 @@ class SimulatedWorld(ABC):
 
     def step(self, values: Sequence[float] | Vector) -> StepResult:
         """Carry out a raw action; see `World.step`."""
-        environment = self._running()
-        target, gripper = self._mapper.target(environment.joint_positions, values)
+        self._running()
+        target, gripper = self._mapper.target(self._measured, values)
         setpoints, limited = self._limiter.plan(target, self.profile.substeps)
         return self._finish(setpoints, gripper, limited)
 
@@ -267,10 +267,12 @@ class SimulatedWorld(ABC):
     def observe(self) -> Observation:
         """The observation of this moment."""
         environment = self.environment
+        # What the next action is relative to, as on the graph, where nobody knows better.
+        self._measured = self.disturbance.joints(environment.joint_positions)
         return Observation(
             stamp=self.stamp,
             images=self.render() if self._images else {},
-            joint_positions=self.disturbance.joints(environment.joint_positions),
+            joint_positions=self._measured.copy(),
             gripper=environment.opening,
             instruction=self.instruction,
         )
