@@ -25,7 +25,7 @@ demo: setup ## Record, train and close the loop in simulation; writes out/demo
 	@$(VENV)/bin/irevla demo $(DEMO_ARGS)
 
 test: setup ## The quick test suite (under 10 minutes)
-	@$(VENV)/bin/python -m pytest -m "not slow" $(ARGS)
+	@scripts/test.sh $(ARGS)
 
 test-slow: setup ## The long tests
 	@$(VENV)/bin/python -m pytest -m slow $(ARGS)

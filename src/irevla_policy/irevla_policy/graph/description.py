@@ -43,7 +43,9 @@ class NodeSpec:
         name: Name of the node, and prefix of its output.
         package: ROS package that has the executable.
         executable: Executable for `ros2 run` and launch.
-        module: Python module that is the same program, for machines without launch packages.
+        module: Python module that is the same program, for machines without launch packages; empty for programs of
+            other projects, which have to be installed.
+        arguments: Words on its command line, before those of ROS.
         parameters: ROS parameters.
         parameters_file: ROS parameter file that is read after `parameters`; empty for none.
         remappings: Pairs of names, from and to.
@@ -56,7 +58,8 @@ class NodeSpec:
     name: str
     package: str
     executable: str
-    module: str
+    module: str = ""
+    arguments: tuple[str, ...] = ()
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     parameters_file: str = ""
     remappings: tuple[tuple[str, str], ...] = ()
@@ -74,11 +77,13 @@ class Graph:
         name: Name of the graph.
         nodes: The processes, in the order in which they start.
         environment: Environment variables of all processes; these win over the user's environment.
+        packages: ROS packages of other projects that have to be installed, beside those of the nodes.
     """
 
     name: str
     nodes: tuple[NodeSpec, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

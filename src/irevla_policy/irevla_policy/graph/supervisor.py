@@ -28,6 +28,7 @@ from irevla_policy.graph import ending
 from irevla_policy.graph.description import Graph, NodeSpec
 from irevla_policy.graph.environment import node_environment
 from irevla_policy.graph.groups import own_group
+from irevla_policy.graph.installed import check_installed, find_executable
 from irevla_policy.graph.shared_memory import reclaim
 
 _POLL = 0.05
@@ -68,6 +69,7 @@ class Supervisor:
         self._parameters: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Supervisor:
+        check_installed(self.graph)
         if self._log_dir is not None:
             self._log_dir.mkdir(parents=True, exist_ok=True)
         reclaim()
@@ -173,7 +175,8 @@ class Supervisor:
         path = Path(self._parameters.name, f"{node.name}.yaml")
         # A file keeps the types of the values; on the command line '1' would always be a number.
         path.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(node.parameters)}}))
-        command = [sys.executable, "-m", node.module, "--ros-args", "-r", f"__node:={node.name}"]
+        program = [sys.executable, "-m", node.module] if node.module else [str(find_executable(node))]
+        command = [*program, *node.arguments, "--ros-args", "-r", f"__node:={node.name}"]
         for old, new in node.remappings:
             command += ["-r", f"{old}:={new}"]
         command += ["--params-file", str(path)]

@@ -13,6 +13,7 @@ from launch_ros.actions import Node
 from irevla_policy.graph import ending
 from irevla_policy.graph.description import Graph, GraphDescription, GraphError, NodeSpec
 from irevla_policy.graph.environment import node_environment
+from irevla_policy.graph.installed import check_installed
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.shared_memory import reclaim
 
@@ -54,6 +55,7 @@ def _actions(context: LaunchContext, description: GraphDescription) -> list[Laun
     # The values are texts and become parameters only here, because which nodes start depends on them.
     values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in description.arguments}
     graph = description.resolve(values)
+    check_installed(graph)
     reclaim()
     return [_action(graph, node) for node in graph.nodes]
 
@@ -63,6 +65,7 @@ def _action(graph: Graph, node: NodeSpec) -> Node:
         package=node.package,
         executable=node.executable,
         name=node.name,
+        arguments=list(node.arguments),
         parameters=[dict(node.parameters), *([node.parameters_file] if node.parameters_file else [])],
         remappings=list(node.remappings),
         ros_arguments=["--log-level", node.log_level],

@@ -6,7 +6,7 @@ are those of the physical one: joint positions at the guard's rate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,11 +206,38 @@ class Tabletop(SimulatedWorld):
         super().__init__(profile, load_tasks("tabletop") if tasks is None else tasks, **settings)
 
     def _build(self, task: str, variation: Variation) -> TabletopScene:
-        goal = goal_of(task)
-        spec = tabletop_spec(goal.thing, 0.0 if self.tasks.full_quality else self.tasks.mesh_cell)
-        add_cameras(spec, self.profile.cameras, self.tasks.cameras, self.views)
-        moved = {PRESS: BUTTON, OPEN_DRAWER: DRAWER}.get(goal.kind, OBJECT)
-        vary(spec, variation, [spec.body(moved)], [spec.body(TABLE)])
-        if not self.tasks.full_quality:
-            draw_simply(spec)
-        return TabletopScene(spec.compile(), goal, self.profile.home, self._steps, variation)
+        spec = _scene_spec(self.profile, self.tasks, task, variation, self.views, self.tasks.full_quality)
+        return TabletopScene(spec.compile(), goal_of(task), self.profile.home, self._steps, variation)
+
+
+def tabletop_scene(
+    profile: RobotProfile, tasks: TaskFile, task: str, seed: int
+) -> tuple[TabletopScene, mujoco.MjSpec]:
+    """A task as it stands at the start of an episode, in full detail, and what it was compiled from.
+
+    Raises:
+        UserError: There is no such task, or the world cannot simulate the robot.
+    """
+    steps, variation = physics_steps(profile, "tabletop"), tasks.variation(task, "")
+    spec = _scene_spec(profile, tasks, task, variation, {}, True)
+    scene = TabletopScene(spec.compile(), goal_of(task), profile.home, steps, variation)
+    scene.restart(seed)
+    return scene, spec
+
+
+def _scene_spec(
+    profile: RobotProfile,
+    tasks: TaskFile,
+    task: str,
+    variation: Variation,
+    views: Mapping[str, str],
+    full_quality: bool,
+) -> mujoco.MjSpec:
+    goal = goal_of(task)
+    spec = tabletop_spec(goal.thing, 0.0 if full_quality else tasks.mesh_cell)
+    add_cameras(spec, profile.cameras, tasks.cameras, views)
+    moved = {PRESS: BUTTON, OPEN_DRAWER: DRAWER}.get(goal.kind, OBJECT)
+    vary(spec, variation, [spec.body(moved)], [spec.body(TABLE)])
+    if not full_quality:
+        draw_simply(spec)
+    return spec

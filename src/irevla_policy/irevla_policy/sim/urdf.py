@@ -65,14 +65,14 @@ def urdf_from_mujoco(
         for box in (boxes or {}).get(link, ()):
             collision = ElementTree.SubElement(element, "collision")
             ElementTree.SubElement(
-                collision, "origin", xyz=_numbers(box.position), rpy=_numbers(_roll_pitch_yaw(box.quaternion))
+                collision, "origin", xyz=numbers(box.position), rpy=numbers(roll_pitch_yaw(box.quaternion))
             )
-            ElementTree.SubElement(ElementTree.SubElement(collision, "geometry"), "box", size=_numbers(box.size))
+            ElementTree.SubElement(ElementTree.SubElement(collision, "geometry"), "box", size=numbers(box.size))
         joint = _joint(model, body, limits)
         ElementTree.SubElement(joint, "parent", link=parent)
         ElementTree.SubElement(joint, "child", link=link)
         position, rotation = model.body_pos[body], model.body_quat[body]
-        ElementTree.SubElement(joint, "origin", xyz=_numbers(position), rpy=_numbers(_roll_pitch_yaw(rotation)))
+        ElementTree.SubElement(joint, "origin", xyz=numbers(position), rpy=numbers(roll_pitch_yaw(rotation)))
         robot.append(joint)
         parent = link
     ElementTree.indent(robot)
@@ -142,14 +142,14 @@ def _joint(model: mujoco.MjModel, body: int, limits: Mapping[str, tuple[float, f
     element = ElementTree.Element("joint", name=joint.name, type="revolute")
     velocity, effort = limits[joint.name]
     low, high = joint.range
-    ElementTree.SubElement(element, "axis", xyz=_numbers(joint.axis))
+    ElementTree.SubElement(element, "axis", xyz=numbers(joint.axis))
     ElementTree.SubElement(
         element, "limit", lower=repr(float(low)), upper=repr(float(high)), velocity=repr(velocity), effort=repr(effort)
     )
     return element
 
 
-def _roll_pitch_yaw(quaternion: np.ndarray) -> tuple[float, float, float]:
+def roll_pitch_yaw(quaternion: np.ndarray) -> tuple[float, float, float]:
     """Fixed-axis angles of a rotation, rad; at a pitch of 90 degrees the yaw is taken as 0."""
     flat = np.empty(9)
     mujoco.mju_quat2Mat(flat, quaternion / np.linalg.norm(quaternion))
@@ -161,5 +161,6 @@ def _roll_pitch_yaw(quaternion: np.ndarray) -> tuple[float, float, float]:
     return math.atan2(-m[1, 2], m[1, 1]), pitch, 0.0
 
 
-def _numbers(values: object) -> str:
+def numbers(values: object) -> str:
+    """Numbers as XML attributes have them."""
     return " ".join(repr(round(float(value), 15) + 0.0) for value in np.asarray(values, dtype=float))
