@@ -36,10 +36,27 @@ def build(values: Mapping[str, str]) -> Graph:
     Raises:
         UserError: A number is none, or out of range; there is no such robot, checkpoint or file.
     """
+    return Graph("arm", tuple(nodes("arm", values, {})), shared.environment("arm", values))
+
+
+def nodes(
+    graph: str, values: Mapping[str, str], every: Mapping[str, ParameterValue], robot_timeout: float = 5.0
+) -> list[NodeSpec]:
+    """The nodes beside the drivers.
+
+    Args:
+        graph: Name of the graph, for messages.
+        values: Of all `ARGUMENTS`.
+        every: Parameters that all of them get.
+        robot_timeout: How long the guard waits for the drivers, s.
+
+    Raises:
+        UserError: As `build`.
+    """
     load_profile(values["robot"])
     if values["tasks"]:
         load_tasks(values["tasks"])
-    checkpoint, parameters_file = shared.checkpoint("arm", values), shared.parameters_file("arm", values)
+    checkpoint, parameters_file = shared.checkpoint(graph, values), shared.parameters_file(graph, values)
 
     def node(name: str, module: str, threads: int = 1, **parameters: ParameterValue) -> NodeSpec:
         return NodeSpec(
@@ -47,33 +64,34 @@ def build(values: Mapping[str, str]) -> Graph:
             package="irevla_policy",
             executable=name,
             module=f"irevla_policy.ros.{module}",
-            parameters={"robot": values["robot"], **parameters},
+            parameters={"robot": values["robot"], **every, **parameters},
             parameters_file=parameters_file,
             environment={"OMP_NUM_THREADS": str(threads)},
             log_level=values["log_level"],
         )
 
-    nodes = [
+    found = [
         node(
             "irevla_guard",
             "guard_node",
             check_robot=values["check_robot"] == "true",
+            robot_timeout=robot_timeout,
             dry_run=values["dry_run"] == "true",
         ),
         node(
             "irevla_arm",
             "arm_node",
             tasks=values["tasks"],
-            speed=shared.number("arm", values, "homing_speed", 0.01, 1.0),
+            speed=shared.number(graph, values, "homing_speed", 0.01, 1.0),
             check_collisions=values["check_collisions"] == "true",
         ),
     ]
     if checkpoint:
         acts = {"checkpoint": checkpoint, "device": values["device"]}
-        nodes.append(node("irevla_policy", "policy_node", shared.policy_threads(), **acts))
+        found.append(node("irevla_policy", "policy_node", shared.policy_threads(), **acts))
     if folder := shared.recorder_folder(values):
-        nodes.append(node("irevla_recorder", "recorder_node", folder=folder, image_format=values["image_format"]))
-    return Graph("arm", tuple(nodes), shared.environment("arm", values))
+        found.append(node("irevla_recorder", "recorder_node", folder=folder, image_format=values["image_format"]))
+    return found
 
 
 ARM = GraphDescription("arm", "guard, policy, homing and recorder beside a physical arm's drivers", ARGUMENTS, build)

@@ -40,13 +40,13 @@ class NodeSpec:
     """One process of a graph.
 
     Attributes:
-        name: Name of the node, and prefix of its output.
+        name: Name of the node, and prefix of its output; for programs of other projects the latter alone.
         package: ROS package that has the executable.
         executable: Executable for `ros2 run` and launch.
         module: Python module that is the same program, for machines without launch packages; empty for programs of
-            other projects, which have to be installed.
-        arguments: Words on its command line, before those of ROS.
+            other projects, which have to be installed. Those keep the names of their nodes: some have several.
         parameters: ROS parameters.
+        arguments: Words on its command line, before those of ROS.
         parameters_file: ROS parameter file that is read after `parameters`; empty for none.
         remappings: Pairs of names, from and to.
         environment: Environment variables of this process that a user's own values override.
@@ -59,8 +59,8 @@ class NodeSpec:
     package: str
     executable: str
     module: str = ""
-    arguments: tuple[str, ...] = ()
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
     parameters_file: str = ""
     remappings: tuple[tuple[str, str], ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -175,8 +175,10 @@ class Supervisor:
         path = Path(self._parameters.name, f"{node.name}.yaml")
         # A file keeps the types of the values; on the command line '1' would always be a number.
         path.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(node.parameters)}}))
-        program = [sys.executable, "-m", node.module] if node.module else [str(find_executable(node))]
-        command = [*program, *node.arguments, "--ros-args", "-r", f"__node:={node.name}"]
+        if node.module:
+            command = [sys.executable, "-m", node.module, *node.arguments, "--ros-args", "-r", f"__node:={node.name}"]
+        else:
+            command = [str(find_executable(node)), *node.arguments, "--ros-args"]
         for old, new in node.remappings:
             command += ["-r", f"{old}:={new}"]
         command += ["--params-file", str(path)]

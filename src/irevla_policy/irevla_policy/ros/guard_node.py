@@ -51,7 +51,6 @@ from irevla_policy.settings import setting
 # A thread waits for the interpreter's lock at most this long, s: the default of 5 ms is half a tick.
 _SWITCH_INTERVAL = 0.0005
 # Longest wait for the robot's description and its controller, s.
-_ROBOT_PATIENCE = 5.0
 # Longest time that deactivation waits for the arm to brake, s.
 _BRAKING_TIME = 1.0
 
@@ -74,6 +73,9 @@ class GuardSettings(SensorSettings, LifecycleSettings):
     )
     check_robot: bool = setting(
         False, "Compare /robot_description with the profile, and look for the controller, before anything moves"
+    )
+    robot_timeout: float = setting(
+        5.0, "How long that waits for the robot's drivers", unit="s", above=0.0, at_most=600.0
     )
     dry_run: bool = setting(False, "Decide and record everything, but send nothing to the robot")
     nice: int = setting(0, "Scheduling priority; below 0 needs the right to it", at_least=-20, at_most=19)
@@ -120,7 +122,7 @@ class GuardNode(LifecycleNode):
         profile, lock_step = self._profile, self._lock_step
         if self._settings.check_robot:
             try:
-                check_robot(profile, _ROBOT_PATIENCE)
+                check_robot(profile, self._settings.robot_timeout)
             except UserError as error:
                 self.get_logger().error(str(error))
                 return TransitionCallbackReturn.FAILURE

@@ -64,7 +64,7 @@ def _action(graph: Graph, node: NodeSpec) -> Node:
     return Node(
         package=node.package,
         executable=node.executable,
-        name=node.name,
+        name=node.name if node.module else None,
         arguments=list(node.arguments),
         parameters=[dict(node.parameters), *([node.parameters_file] if node.parameters_file else [])],
         remappings=list(node.remappings),

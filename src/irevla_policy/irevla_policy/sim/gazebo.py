@@ -8,6 +8,7 @@ simulation needs beside it: masses, looks, fingers, the cameras that it carries,
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,11 @@ class GazeboFiles:
     controller: str
 
 
-def write_gazebo(folder: Path, profile: RobotProfile, tasks: TaskFile, task: str, seed: int) -> GazeboFiles:
+def write_gazebo(folder: Path | None, profile: RobotProfile, tasks: TaskFile, task: str, seed: int) -> GazeboFiles:
     """Write the files of a task.
 
     Args:
-        folder: Where to; made when it is not there.
+        folder: Where to; made when it is not there. None makes a temporary one, which stays.
         profile: A Panda profile.
         tasks: A task file of the tabletop.
         task: Which task's things stand on the table.
@@ -75,7 +76,7 @@ def write_gazebo(folder: Path, profile: RobotProfile, tasks: TaskFile, task: str
             topic does not begin with the name of a controller.
     """
     if tasks.world != WORLD:
-        raise UserError(f"{tasks.file}: world: Gazebo has the tabletop's tasks only, found {tasks.world!r}")
+        raise UserError(f"tasks: Gazebo has those of the tabletop only, found those of world {tasks.world!r}")
     scene, spec = tabletop_scene(profile, tasks, task, seed)
     controller, _, rest = profile.command.topic.strip("/").partition("/")
     if not rest:
@@ -83,10 +84,11 @@ def write_gazebo(folder: Path, profile: RobotProfile, tasks: TaskFile, task: str
             f"{profile.place('command: topic')}: expected /CONTROLLER/..., as topics of ros2_control begin with the "
             f"name of their controller, found {profile.command.topic!r}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix="irevla-gazebo-")) if folder is None else folder
+    place.mkdir(parents=True, exist_ok=True)
+    place = place.absolute()
     files = GazeboFiles(
-        *(folder.absolute() / name for name in ("world.sdf", "robot.urdf", "controllers.yaml", "bridge.yaml")),
-        controller,
+        place / "world.sdf", place / "robot.urdf", place / "controllers.yaml", place / "bridge.yaml", controller
     )
     model = scene.model
     standing, carried = _cameras(profile, model)
@@ -154,9 +156,7 @@ def _add_visuals(link: ElementTree.Element, spec: mujoco.MjSpec, model: mujoco.M
         mujoco.mju_mulQuat(rotation, model.geom_quat[geom], back)
         mujoco.mju_rotVecQuat(offset, model.mesh_pos[mesh], rotation)
         visual = _add(link, "visual")
-        _add(
-            visual, "origin", xyz=numbers(model.geom_pos[geom] - offset), rpy=numbers(roll_pitch_yaw(rotation))
-        )
+        _add(visual, "origin", xyz=numbers(model.geom_pos[geom] - offset), rpy=numbers(roll_pitch_yaw(rotation)))
         file = Path(spec.modelfiledir, spec.meshdir, spec.meshes[mesh].file).resolve()
         _add(_add(visual, "geometry"), "mesh", filename=file.as_uri(), scale=numbers(model.mesh_scale[mesh]))
         _add_colour(visual, model, geom)

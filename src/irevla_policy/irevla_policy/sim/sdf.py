@@ -182,7 +182,7 @@ def _joint(model: mujoco.MjModel, body: int) -> ElementTree.Element:
     kind = kinds.get(mujoco.mjtJoint(int(model.jnt_type[number])))
     if kind is None or int(model.body_jntnum[body]) > 1:
         raise ValueError(f"body {name!r}: expected one slide or hinge")
-    joint = _add_joint(holder, model.joint(number).name, kind, parent, name)
+    joint = _add_joint(holder, f"{name}_{kind}", kind, parent, name)  # SDF wants other names than those of links
     axis = _add(joint, "axis")
     _add(axis, "xyz", numbers(model.jnt_axis[number]))
     low, high = model.jnt_range[number]

@@ -210,9 +210,7 @@ class Tabletop(SimulatedWorld):
         return TabletopScene(spec.compile(), goal_of(task), self.profile.home, self._steps, variation)
 
 
-def tabletop_scene(
-    profile: RobotProfile, tasks: TaskFile, task: str, seed: int
-) -> tuple[TabletopScene, mujoco.MjSpec]:
+def tabletop_scene(profile: RobotProfile, tasks: TaskFile, task: str, seed: int) -> tuple[TabletopScene, mujoco.MjSpec]:
     """A task as it stands at the start of an episode, in full detail, and what it was compiled from.
 
     Raises:
