@@ -18,6 +18,9 @@ last the arm follows the kept trajectory, which is safe by induction. What the t
 *Gentler* means, in this order: slide (take away the part of the velocity that leads into the joint limit or the wall of
 the box), then the way between sliding and braking, 1/2, 1/4, 1/16 of it.
 
+*Jerk.* With `jerk` in the profile the way to a target is smoothed first (`robot.smoothing`), and its next point is what
+the limits are applied to. Jerk is the only limit that gives way to another: a stop, or a wall, does not wait for it.
+
 *Start outside.* The limits are widened to the present position (per joint, and per axis of the box) and shrink with it:
 an arm that starts outside of them can move inward and cannot move further out.
 """
@@ -31,6 +34,7 @@ import numpy as np
 
 from irevla_policy.robot.observation import Vector
 from irevla_policy.robot.profile import RobotProfile
+from irevla_policy.robot.smoothing import JerkFilter
 
 # Bits of irevla_msgs/Command.limited.
 LIMITED_POSITION = 1
@@ -102,6 +106,8 @@ class MotionLimiter:
         self._velocity = np.array([joint.velocity for joint in profile.joints])
         self._step = np.array([joint.acceleration for joint in profile.joints]) * dt
         self._box = np.array([profile.workspace.low, profile.workspace.high])
+        jerk = np.array([joint.jerk for joint in profile.joints])
+        self._filter = JerkFilter(self._velocity, self._step / dt, jerk, dt) if jerk.any() else None
         self.reset(np.array(profile.home))
 
     @property
@@ -134,6 +140,8 @@ class MotionLimiter:
         self._effector = np.asarray(self._kinematics.position(self._q), dtype=np.float64)
         empty = np.zeros((0, len(self._q)))
         self._braking = _Path(empty, empty, np.zeros((0, 3)))
+        if self._filter is not None:
+            self._filter.reset()
 
     def advance(self, target: Vector | None, remaining: float = 0.0) -> tuple[Setpoint, int]:
         """Move the commanded state by one tick.
@@ -150,8 +158,13 @@ class MotionLimiter:
         """
         if target is None:
             self._brake()
+            if self._filter is not None:
+                self._filter.reset()
             return self.setpoint, 0
         wanted, limited = self._wanted_velocity(self._checked(target, "target"), remaining)
+        if self._filter is not None:
+            reachable = np.clip(target, self._low, self._high)
+            wanted, _ = self._wanted_velocity(self._filter.next(self._q, self._v, reachable, remaining), self.dt)
         path, reason = self._verified(wanted)
         if path is None:
             limited |= reason

@@ -61,6 +61,13 @@ class Joint:
         doc="Largest speed; that of the URDF when left out", unit="rad/s", above=0.0, at_most=_LARGEST_SPEED
     )
     acceleration: float = setting(doc="Largest acceleration", unit="rad/s^2", above=0.0, at_most=1000.0)
+    jerk: float = setting(
+        0.0,
+        "Largest jerk on the way to a target, for all joints or none; 0 is none. Stops do not wait for it",
+        unit="rad/s^3",
+        at_least=0.0,
+        at_most=1e6,
+    )
 
     def __post_init__(self) -> None:
         if self.position[0] >= self.position[1]:
@@ -195,6 +202,12 @@ class RobotProfile:
                 )
         if self.gripper and self.gripper.joint in names:
             raise SettingsError(f"gripper: joint {self.gripper.joint!r} is also an arm joint")
+        smooth = [joint.jerk > 0.0 for joint in self.joints]
+        if any(smooth) and not all(smooth):
+            raise SettingsError(
+                f"joints[{smooth.index(False)}]: jerk: missing, and joint {names[smooth.index(True)]!r} has one: limit "
+                "that of all joints or of none"
+            )
         ratio = self.guard_rate / self.control_rate
         if abs(ratio - round(ratio)) > 1e-9:
             raise SettingsError(
