@@ -76,6 +76,7 @@ def nodes(
             "guard_node",
             check_robot=values["check_robot"] == "true",
             robot_timeout=robot_timeout,
+            latch=True,
             dry_run=values["dry_run"] == "true",
         ),
         node(

@@ -52,6 +52,7 @@ class GuardCore:
         kinematics: Its forward kinematics.
         times: The guard's own times.
         lock_step: Whether the world waits for every answer; then nothing is timed.
+        latches: Whether what a person must look at holds until it is cleared; see `Interlocks`.
     """
 
     def __init__(
@@ -60,13 +61,14 @@ class GuardCore:
         kinematics: PositionKinematics,
         times: GuardTimes | None = None,
         lock_step: bool = False,
+        latches: bool = False,
     ) -> None:
         self._profile = profile
         self._times = times or GuardTimes()
         self._lock_step = lock_step
         self.dt = 1.0 / profile.guard_rate
         self._limiter = MotionLimiter(profile, kinematics, self.dt)
-        self._interlocks = Interlocks(profile, self._times, lock_step)
+        self._interlocks = Interlocks(profile, self._times, lock_step, latches)
         self._forget()
 
     def _forget(self) -> None:
@@ -114,11 +116,11 @@ class GuardCore:
         self._measured, self._measured_gripper, self._measured_at = positions, gripper, now
         if self._lock_step:
             self._observation_stamp = stamp
-        self._interlocks.joint_states_error = ""
+        self._interlocks.on_joint_states()
 
     def on_joint_states_error(self, sentence: str) -> None:
         """Joint states arrived that cannot be used; they block until valid ones come."""
-        self._interlocks.joint_states_error = sentence
+        self._interlocks.on_joint_states(sentence)
 
     def on_instruction(self, text: str) -> None:
         """The instruction changed; empty for none."""
@@ -130,7 +132,7 @@ class GuardCore:
 
     def on_publishers(self, others: Sequence[str]) -> None:
         """Nodes beside the guard that publish the command topic: two that drive one arm keep no limits."""
-        self._interlocks.other_publishers = tuple(others)
+        self._interlocks.on_publishers(others)
 
     def on_action(self, proposal: Proposal, now: float, age: float = 0.0) -> bool:
         """An action of the policy arrived.
@@ -174,10 +176,9 @@ class GuardCore:
         return "stopped: the arm brakes and holds until /irevla/clear_estop"
 
     def clear_estop(self) -> str:
-        """Release the stop; actions from before it are not taken up again."""
-        if not self._interlocks.estopped:
+        """Release the stop and what is latched; actions from before it are not taken up again."""
+        if not self._interlocks.clear():
             return "was not stopped"
-        self._interlocks.estopped = False
         self._interlocks.forget_actions()
         self._rearm = self._armed
         self._policy = self._intervention = None
@@ -315,6 +316,10 @@ class GuardCore:
         assert self._measured is not None
         apart = np.max(np.abs(self._measured - self._limiter.setpoint.position))
         displaced = not self._lock_step and apart > self._times.displacement_tolerance
+        if displaced:
+            self._interlocks.latch(
+                "displaced", f"the arm is {apart:.2f} rad from where it was sent: something blocks or moves it"
+            )
         if (self._rearm or displaced) and not self._limiter.at_rest:
             self._rearm = True
             return False

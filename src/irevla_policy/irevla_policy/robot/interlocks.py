@@ -43,10 +43,14 @@ class Interlocks:
         profile: The robot.
         times: The guard's own times.
         lock_step: Whether the world waits for every answer; then nothing is timed.
+        latches: Whether what a person must look at holds until it is cleared, also when it has passed: another
+            publisher of commands, joint states that cannot be used, an arm that does not follow.
     """
 
-    def __init__(self, profile: RobotProfile, times: GuardTimes, lock_step: bool) -> None:
+    def __init__(self, profile: RobotProfile, times: GuardTimes, lock_step: bool, latches: bool = False) -> None:
         self._profile = profile
+        self._latches = latches
+        self._latched: dict[str, str] = {}
         self._times = times
         self._lock_step = lock_step
         self.cameras = {
@@ -58,20 +62,47 @@ class Interlocks:
         self.instruction = ""
         self.active = False
         self.estopped = False
-        self.other_publishers: Sequence[str] = ()
+        self._other_publishers = ""
         self.forget()
 
     def forget(self) -> None:
-        """Start anew, as if nothing had arrived; instruction, E-stop and other publishers stay."""
+        """Start anew, as if nothing had arrived; instruction, E-stop, what is latched and other publishers stay."""
         for watchdog in (*self.cameras.values(), self.joint_states, self.heartbeat):
             watchdog.forget()
-        self.joint_states_error = ""
+        self._joint_states_error = ""
         self.refused = 0
         self._refusal: Reason | None = None
         self._device_refusal: Reason | None = None
         self._device_refused = -math.inf
         self._policy_word = -math.inf
         self._observed: float | None = None
+
+    # What a person must look at.
+
+    def on_joint_states(self, error: str = "") -> None:
+        """Joint states arrived; with a sentence when they cannot be used."""
+        self._joint_states_error = error
+        if error:
+            self.latch("joint_states_invalid", error)
+
+    def on_publishers(self, others: Sequence[str]) -> None:
+        """Nodes beside the guard that publish the command topic."""
+        topic = self._profile.command.topic
+        self._other_publishers = f"{topic} is also published by {', '.join(others)}: end it" if others else ""
+        if others:
+            self.latch("other_publisher", self._other_publishers)
+
+    def latch(self, code: str, sentence: str) -> None:
+        """Hold for a reason until it is cleared, if reasons latch."""
+        if self._latches and self.active:
+            self._latched.setdefault(code, sentence)
+
+    def clear(self) -> bool:
+        """Release the E-stop and what is latched; returns whether there was any."""
+        cleared = self.estopped or bool(self._latched)
+        self.estopped = False
+        self._latched.clear()
+        return cleared
 
     # What was proposed.
 
@@ -114,7 +145,7 @@ class Interlocks:
 
     def joint_states_unknown(self, now: float) -> bool:
         """Whether the measured state is unusable or too old."""
-        return bool(self.joint_states_error or self.joint_states.complaint(now))
+        return bool(self._joint_states_error or self.joint_states.complaint(now))
 
     def against_anybody(self, now: float) -> list[Reason]:
         """What speaks against following anybody."""
@@ -123,13 +154,10 @@ class Interlocks:
             reasons.append(Reason("inactive", "the guard is not active"))
         if self.estopped:
             reasons.append(Reason("estop", "E-stop is set: release it with /irevla/clear_estop"))
-        if self.other_publishers:
-            others = ", ".join(self.other_publishers)
-            reasons.append(
-                Reason("other_publisher", f"{self._profile.command.topic} is also published by {others}: end it")
-            )
-        if self.joint_states_error:
-            reasons.append(Reason("joint_states_invalid", self.joint_states_error))
+        now_wrong = {"other_publisher": self._other_publishers, "joint_states_invalid": self._joint_states_error}
+        for code, sentence in (self._latched | {code: text for code, text in now_wrong.items() if text}).items():
+            latched = "; holds until /irevla/clear_estop" if code in self._latched else ""
+            reasons.append(Reason(code, sentence + latched))
         if self._lock_step:
             return reasons
         if complaint := self.joint_states.complaint(now):

@@ -1,12 +1,12 @@
 """Jerk-limited motion from target to target (ruckig), between what is asked for and what the limits allow.
 
-Targets come once per control period, and the arm should pass through each on time without stopping there. So targets are
-taken as a point that moves on at the velocity at which they have been moving,
+Targets come once per control period, and the arm should pass through each on time without stopping there. So targets
+are taken as a point that moves on at the velocity at which they have been moving,
 
     x(T) = target + flow (T - remaining),    flow = (target - target before) / time between them,
 
-and the arm is sent to the earliest meeting with it, at its velocity: in time where the limits allow that, later where the
-arm is behind. A first target, or one that stands still, has no flow: the arm comes to rest at it.
+and the arm is sent to the earliest meeting with it, at its velocity: in time where the limits allow that, later where
+the arm is behind. A first target, or one that stands still, has no flow: the arm comes to rest at it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SAME = 1e-9
 """rad that the commanded position may be off what was planned and still be on the plan."""
 
 _JERK_SHARES = (1.0, 0.99, 0.97, 0.9)
-"""Ruckig finds no motion where two of its cases meet, e.g. over exactly 2 a^3 / j^2 from rest; with less jerk it does."""
+"""Ruckig finds no motion where two of its cases meet (over exactly 2 a^3 / j^2 from rest); with less jerk it does."""
 
 _TRIES = 12
 """Times of meeting that are tried; each is the earliest at which the point of the try before can be reached."""

@@ -77,6 +77,11 @@ class GuardSettings(SensorSettings, LifecycleSettings):
     robot_timeout: float = setting(
         5.0, "How long that waits for the robot's drivers", unit="s", above=0.0, at_most=600.0
     )
+    latch: bool = setting(
+        False,
+        "Hold until /irevla/clear_estop for what a person must look at, also when it has passed: another publisher of "
+        "commands, joint states that cannot be used, an arm that does not follow",
+    )
     dry_run: bool = setting(False, "Decide and record everything, but send nothing to the robot")
     nice: int = setting(0, "Scheduling priority; below 0 needs the right to it", at_least=-20, at_most=19)
 
@@ -98,7 +103,11 @@ class GuardNode(LifecycleNode):
         )
         self._lock_step = self._settings.lock_step
         self._answerer = LockStepGuard(self._profile, kinematics, times) if self._lock_step else None
-        self._core = self._answerer.core if self._answerer else GuardCore(self._profile, kinematics, times)
+        self._core = (
+            self._answerer.core
+            if self._answerer
+            else GuardCore(self._profile, kinematics, times, latches=settings.latch)
+        )
         self._guarding = threading.Lock()
         self._ticker = Ticker(1.0 / self._profile.guard_rate, self._on_tick, self._on_failure)
         self._active = False

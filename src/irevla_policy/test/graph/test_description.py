@@ -145,7 +145,13 @@ def test_an_arm_is_checked_before_it_moves(checkpoint: Path) -> None:
     graph = find_graph("arm").resolve({"robot": "fr3", "checkpoint": "runs/a", "tasks": "tabletop", "dry_run": "true"})
     found = {node.name: dict(node.parameters) for node in graph.nodes}
     assert list(found) == ["irevla_guard", "irevla_arm", "irevla_policy", "irevla_recorder"]
-    assert found["irevla_guard"] == {"robot": "fr3", "check_robot": True, "robot_timeout": 5.0, "dry_run": True}
+    assert found["irevla_guard"] == {
+        "robot": "fr3",
+        "check_robot": True,
+        "robot_timeout": 5.0,
+        "latch": True,
+        "dry_run": True,
+    }
     expected = {"robot": "fr3", "tasks": "tabletop", "speed": 0.5, "check_collisions": True}
     assert found["irevla_arm"] == expected
     assert found["irevla_recorder"]["image_format"] == "jpeg"

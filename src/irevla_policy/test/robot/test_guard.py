@@ -37,8 +37,8 @@ def proposal(stamp: int, target=HOME, gripper: float = 0.5, **changes) -> Propos
 class Robot:
     """A guard with perfect sensors and a policy; parts of it can be switched off."""
 
-    def __init__(self, profile=PROFILE, **times) -> None:
-        self.core = GuardCore(profile, KINEMATICS, GuardTimes(**times))
+    def __init__(self, profile=PROFILE, latches: bool = False, **times) -> None:
+        self.core = GuardCore(profile, KINEMATICS, GuardTimes(**times), latches=latches)
         self.now = 100.0
         self.measured = HOME.copy()
         self.parts = {"camera", "joints", "policy"}
@@ -350,6 +350,45 @@ def test_holds_beside_another_publisher_of_the_command_topic():
     robot.core.on_publishers([])
     robot.run(0.1)
     assert robot.state() is State.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("code", "disturb", "word"),
+    [
+        ("other_publisher", lambda robot: robot.core.on_publishers(["/intruder"]), "also published by /intruder"),
+        ("joint_states_invalid", lambda robot: robot.core.on_joint_states_error("two joints named 'j1'"), "named 'j1'"),
+        ("displaced", lambda robot: robot.measured.__iadd__(0.6), "0.60 rad from where it was sent"),
+    ],
+)
+@pytest.mark.parametrize("latches", [False, True])
+def test_what_a_person_must_look_at_holds_until_it_is_cleared_where_that_is_asked_for(latches, code, disturb, word):
+    robot = Robot(latches=latches)
+    robot.run(1.0)
+    assert robot.state() is State.RUNNING
+    disturb(robot)
+    robot.run(DT)
+    robot.core.on_publishers([])  # it has passed
+    robot.run(2.0)
+    if not latches:
+        assert robot.state() is State.RUNNING
+        return
+    assert robot.state() is State.HOLDING and robot.codes() == [code]
+    [reason] = robot.core.status(robot.now).reasons[:1]
+    assert word in reason.sentence and reason.sentence.endswith("; holds until /irevla/clear_estop")
+    rest = robot.sent[-1].setpoints[-1].position
+    robot.core.on_intervention(proposal(round(robot.now * 1e9), rest), robot.now)
+    assert robot.run(DT).source is Source.HOLD  # nobody drives it
+    robot.core.clear_estop()
+    robot.run(1.0)
+    assert robot.state() is State.RUNNING
+
+
+def test_nothing_latches_before_the_guard_is_active():
+    core = GuardCore(PROFILE, KINEMATICS, latches=True)
+    core.on_joint_states_error("of the gripper alone")
+    core.activate()
+    assert "joint_states_invalid" not in [reason.code for reason in core.status(0.0).reasons]
+    assert core.clear_estop() == "was not stopped"
 
 
 def test_a_hold_never_carries_a_stamp_of_the_future():
