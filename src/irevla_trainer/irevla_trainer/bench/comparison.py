@@ -50,6 +50,11 @@ class Column:
         return Rate(sum(ended), len(ended))
 
 
+def methods_of(results: Results) -> list[str]:
+    """The methods that were run, in the order of `METHODS`."""
+    return [method for method in METHODS if method in results]
+
+
 CATEGORY_COLUMNS = tuple(Column(name, name) for name in CATEGORIES)
 
 
@@ -66,10 +71,10 @@ def figures_of(results: Results, seconds: Mapping[str, float], columns: Sequence
     """
     figures = {
         f"{method}_{column.name}": round(column.rate(results[method]).value, 4)
-        for method in METHODS
+        for method in methods_of(results)
         for column in columns
     }
-    for other in METHODS:
+    for other in methods_of(results):
         if other == "ire_vla":
             continue
         lows = []
@@ -89,7 +94,7 @@ def details_of(results: Results, seconds: Mapping[str, float], columns: Sequence
     return {
         "intervals": {
             f"{method}_{column.name}": [round(bound, 4) for bound in column.rate(results[method]).interval()]
-            for method in METHODS
+            for method in methods_of(results)
             for column in columns
         },
         "tasks": {
@@ -98,12 +103,12 @@ def details_of(results: Results, seconds: Mapping[str, float], columns: Sequence
                 for category in CATEGORIES
                 for task in _tasks(results, category)
             }
-            for method in METHODS
+            for method in methods_of(results)
         },
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "selected": {method: [run["selected"]["step"] for run in results[method]] for method in METHODS},
-        "decisions": {method: [_decisions(run) for run in results[method]] for method in METHODS},
-        "validation": {method: [_validation(run) for run in results[method]] for method in METHODS},
+        "selected": {method: [run["selected"]["step"] for run in results[method]] for method in methods_of(results)},
+        "decisions": {method: [_decisions(run) for run in results[method]] for method in methods_of(results)},
+        "validation": {method: [_validation(run) for run in results[method]] for method in methods_of(results)},
     }
 
 
@@ -158,27 +163,31 @@ def write_report(
 
     report.bars(
         [column.name for column in columns],
-        {method: [bar(method, column) for column in columns] for method in METHODS},
+        {method: [bar(method, column) for column in columns] for method in methods_of(results)},
         y="success",
     )
     write_text(path.with_name("table.svg"), report.charts[-1])
     for column in columns:
         # A method that the paper leaves out has a bar of no height.
-        there = [paper.get(method, {}).get(column.name, 0.0) for method in METHODS]
+        there = [paper.get(method, {}).get(column.name, 0.0) for method in methods_of(results)]
         report.section(column.name)
         report.bars(
-            METHODS,
+            methods_of(results),
             {
-                "here": [bar(method, column) for method in METHODS],
+                "here": [bar(method, column) for method in methods_of(results)],
                 "paper (its own tasks and model)": [(value, value, value) for value in there],
             },
             y="success",
         )
     report.section("Task by task")
     report.table(
-        ["category", "task", *METHODS],
+        ["category", "task", *methods_of(results)],
         [
-            [category, task, *(str(Column(task, category, task).rate(results[method])) for method in METHODS)]
+            [
+                category,
+                task,
+                *(str(Column(task, category, task).rate(results[method])) for method in methods_of(results)),
+            ]
             for category in CATEGORIES
             for task in _tasks(results, category)
         ],

@@ -118,7 +118,13 @@ def settings_of(method: str, preset: Preset, bags: Path, stage0: Path, seed: int
 
 
 def compare(
-    benchmark: str, preset: str, out: Path | None, minutes: float, seeds: int | None, device: str | None
+    benchmark: str,
+    preset: str,
+    out: Path | None,
+    minutes: float,
+    seeds: int | None,
+    device: str | None,
+    methods: Sequence[str] = METHODS,
 ) -> Comparison:
     """Run what is left of a benchmark, or as much of it as the slice allows.
 
@@ -129,6 +135,7 @@ def compare(
         minutes: Length of the slice.
         seeds: Runs of every method instead of the preset's.
         device: Torch device instead of the preset's.
+        methods: Which, `sft` first.
 
     Raises:
         RunError: The slice ended before the benchmark did (run it again), or a method failed.
@@ -144,8 +151,8 @@ def compare(
     for number, words in enumerate(_collecting(wanted, bags)):
         slices.work("collect" if number == 0 else f"collect {number + 1}", words)
     _check_bags(wanted, bags)
-    results: dict[str, list[Any]] = {method: [] for method in METHODS}
-    for seed, method in [(seed, method) for seed in range(seeds or wanted.seeds) for method in METHODS]:
+    results: dict[str, list[Any]] = {method: [] for method in methods}
+    for seed, method in [(seed, method) for seed in range(seeds or wanted.seeds) for method in methods]:
         folder = out / f"seed-{seed}" / method
         settings = settings_of(method, wanted, bags, folder.with_name("sft") / "checkpoint", seed)
         if not (folder / "result.json").is_file():

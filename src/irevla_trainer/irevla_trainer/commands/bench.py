@@ -13,6 +13,7 @@ Prints the figures beside their targets, and exits with 1 when a target is misse
   rl         stage 1 beside its unavoidable part, stable-baselines3 and PPO on all weights; SFT beside a plain loop
   metaworld  the paper's first table: four methods from one stage 0; in slices, the same command goes on
   kitchen    the paper's second table, on Franka Kitchen; likewise
+  tabletop   the paper's third domain: SACfD of an hour of robot time per task, against stage 0 alone; likewise
   stability  stage 1 of the heads against the whole model, over seeds; in slices as well
 
 Examples:
@@ -26,6 +27,7 @@ Examples:
   irevla bench metaworld --preset cpu --minutes 60 --json docs/results/metaworld.json
   irevla bench metaworld --preset full --minutes 8
   irevla bench kitchen --preset cpu --minutes 60 --json docs/results/kitchen.json
+  irevla bench tabletop --preset cpu --minutes 60 --json docs/results/tabletop.json
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ BENCHMARKS = (
     "rl",
     "metaworld",
     "kitchen",
+    "tabletop",
     "stability",
 )
 
@@ -62,19 +65,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--large", action=argparse.BooleanOptionalAction, help="forward: also the BLIP-2-sized model (default: yes)"
     )
-    parser.add_argument("--device", help="rl, metaworld, kitchen, stability: torch device (default: cpu, the preset's)")
+    parser.add_argument(
+        "--device", help="rl, metaworld, kitchen, tabletop, stability: torch device (default: cpu, the preset's)"
+    )
     parser.add_argument("--world", choices=WORLDS, help=f"rl: where episodes run (default: {METAWORLD})")
     parser.add_argument("--threads", type=_count, help="rl: threads of the arithmetic (default: 1)")
-    parser.add_argument("--preset", help="metaworld, kitchen: cpu (default), full or gpu, or a YAML file")
-    parser.add_argument("--seeds", type=_count, help="metaworld, kitchen: runs of every method (default: the preset's)")
+    parser.add_argument("--preset", help="metaworld, kitchen, tabletop: cpu (default), full or gpu, or a YAML file")
+    parser.add_argument(
+        "--seeds", type=_count, help="metaworld, kitchen, tabletop: runs of every method (default: the preset's)"
+    )
     parser.add_argument(
         "--parallel", type=_count, help="stability: runs at a time, for machines of many cores (default: 1)"
     )
     parser.add_argument("--actions", type=_count, help="safety: how many are proposed (default: 1000000)")
     parser.add_argument("--trials", type=_count, help="safety: of every fault (default: 5)")
     parser.add_argument("--checkpoint", type=Path, help="stability: what all runs start from")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="metaworld, kitchen, stability: folder of the runs")
-    parser.add_argument("--minutes", type=_positive, help="of a slice of metaworld, kitchen or stability (default: 60)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="metaworld, kitchen, tabletop, stability: folder of the runs"
+    )
+    parser.add_argument("--minutes", type=_positive, help="of a slice of those (default: 60)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,0 +1,94 @@
+"""The paper's third domain in simulation: SACfD on the tabletop, an hour of robot time per task, against stage 0 alone.
+
+In lock-step, faster than real time. Robot time is counted as it would pass on the arm: every decision lasts a control
+period, and every episode begins with a reset.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from irevla_policy.robot.profile import load_profile
+from irevla_policy.sim.tasks import load_tasks
+from irevla_policy.sim.worlds import make_world
+from irevla_trainer.bench.comparison import CATEGORY_COLUMNS, Results, details_of, figures_of
+from irevla_trainer.bench.methods import Preset, compare, tabulate
+from irevla_trainer.bench.result import BenchResult, Target
+from irevla_trainer.loop.paper import PAPER
+
+METHODS = ("sft", "ire_vla")
+
+RESET_SECONDS = 4.0
+"""What a reset takes: the way home from anywhere over the table, and a moment to put things right."""
+
+_FRAMES = 200
+
+
+def run(
+    preset: str = "cpu",
+    out: Path | None = None,
+    minutes: float = 60.0,
+    seeds: int | None = None,
+    device: str | None = None,
+) -> BenchResult:
+    """Run what is left of the benchmark, or as much of it as the slice allows; see `methods.compare`."""
+    found = compare("tabletop", preset, out, minutes, seeds, device, METHODS)
+    rate = load_profile(found.preset.train.robot).control_rate
+    frame = frame_seconds(found.preset)
+
+    def with_robot(results: Results, seconds: Mapping[str, float], hours: float) -> BenchResult:
+        return table(results, seconds, hours, rate, frame)
+
+    title = "Tabletop: SACfD of an hour of robot time per task"
+    return tabulate(found, with_robot, title, CATEGORY_COLUMNS, PAPER["tabletop"])
+
+
+def table(
+    results: Results, seconds: Mapping[str, float], hours: float, control_rate: float, frame: float
+) -> BenchResult:
+    """Figures and targets.
+
+    Args:
+        results: Method to its runs.
+        seconds: What to the wall time that it took.
+        hours: Target for all of it; 0 for none.
+        control_rate: Decisions a second, Hz.
+        frame: What an image costs, s.
+    """
+    spent = {name: robot_seconds(step, control_rate) for run in results["ire_vla"] for name, step in _learnt(run)}
+    figures = figures_of(results, seconds, CATEGORY_COLUMNS)
+    figures |= {"robot_hours_per_task": round(max(spent.values()) / 3600, 3), "frame_ms": round(1e3 * frame, 2)}
+    targets = {f"ire_vla_{name}": Target(">=", value) for name, value in PAPER["tabletop"]["ire_vla"].items()}
+    targets |= {
+        "ire_vla_minus_sft_rl": Target(">=", 0.30),
+        "robot_hours_per_task": Target("<=", 1.0),
+        "frame_ms": Target("<=", 12.0),
+    }
+    if hours:
+        targets["hours"] = Target("<=", hours)
+    details = details_of(results, seconds, CATEGORY_COLUMNS)
+    details |= {"paper": PAPER["tabletop"], "robot_seconds": {name: round(value) for name, value in spent.items()}}
+    return BenchResult("tabletop", figures, targets, details)
+
+
+def robot_seconds(step: Mapping[str, Any], control_rate: float) -> float:
+    """Time that a stage 1 would have taken on the arm, s."""
+    return float(step["decisions"] / control_rate + RESET_SECONDS * step["episodes"])
+
+
+def frame_seconds(preset: Preset) -> float:
+    """Time that an image of one camera takes in the preset's world, s."""
+    profile, tasks = load_profile(preset.train.robot), load_tasks(preset.train.task_file)
+    with make_world(profile, tasks) as world:
+        world.reset(tasks.first_task)
+        began = time.perf_counter()
+        for _ in range(_FRAMES):
+            world.observe()
+        return (time.perf_counter() - began) / (_FRAMES * len(profile.cameras))
+
+
+def _learnt(run: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    return [(name, step) for name, step in run["steps"].items() if "stage1" in name]
