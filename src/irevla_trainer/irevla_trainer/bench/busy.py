@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from irevla_trainer.jobs.priority import step_back
 from irevla_trainer.jobs.request import TrainerFile
+from irevla_trainer.priority import step_back
 
 
 @contextmanager

@@ -113,5 +113,6 @@ def rollout_of(store: LatentStore | ImageStore, mean: np.ndarray, action: np.nda
         ended=ended,
         requests=[EpisodeRequest("", "", episode) for episode in range(int(ended.sum()))],
         success=[bool(value) for value in terminated[ended]],
+        intervened=[False] * int(ended.sum()),
         trajectories=[],
     )

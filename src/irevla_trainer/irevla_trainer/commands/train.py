@@ -85,7 +85,7 @@ def _train(folder: RunFolder, settings: TrainFile) -> dict[str, Any]:
 
 def _print(out: Path, result: dict[str, Any]) -> None:
     print(f"selected {result['selected']['step']}: {out / 'checkpoint'}, version {result['selected']['version']}")
-    for category, values in result["test"].items():
+    for category, values in result.get("test", {}).items():
         print(
             f"{category:<8} {values['success']:.2f} [{values['low']:.2f}, {values['high']:.2f}] "
             f"({values['successes']}/{values['episodes']} on test seeds)"

@@ -32,10 +32,10 @@ from irevla_trainer.evaluate import EvaluationTask
 from irevla_trainer.jobs.job import HandOver, JobFolder, Order, State, all_jobs, create, find_job, next_number
 from irevla_trainer.jobs.plan import usable
 from irevla_trainer.jobs.policies import annotate
-from irevla_trainer.jobs.priority import apart
 from irevla_trainer.jobs.request import JobRequest, TrainerFile
 from irevla_trainer.jobs.trials import TrialsVerdict, judge_trials, trials_so_far
 from irevla_trainer.jobs.worker import NO_ROOM, STOPPED
+from irevla_trainer.priority import apart
 
 _STOPS_WITHIN = 4.0
 """s that a training process has to stop before it is killed; nothing is lost by that."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from irevla_policy.errors import RunError, UserError
 from irevla_trainer.jobs.job import JobFolder
-from irevla_trainer.jobs.priority import step_back
+from irevla_trainer.priority import step_back
 
 STOPPED = 130
 """Exit code of a process that was told to stop."""

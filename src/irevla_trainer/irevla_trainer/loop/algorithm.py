@@ -37,11 +37,13 @@ from irevla_trainer.loop.evaluation import evaluate_all, score, summary
 from irevla_trainer.loop.recorded import load_recorded
 from irevla_trainer.loop.replay import Replay
 from irevla_trainer.loop.report import write_report
+from irevla_trainer.loop.robot import RobotRollouts
 from irevla_trainer.loop.run import RunFolder
 from irevla_trainer.loop.settings import TrainFile
-from irevla_trainer.loop.stage1 import stage_1
+from irevla_trainer.loop.stage1 import Rollouts, stage_1
 from irevla_trainer.loop.supervised import stage_0, stage_2
 from irevla_trainer.provenance import origin
+from irevla_trainer.rl.asking import Role
 from irevla_trainer.rl.worlds import RunsEpisodes, Worlds
 from irevla_trainer.video import Clip, side_by_side, write_video
 
@@ -65,7 +67,8 @@ def train(run: RunFolder, settings: TrainFile, display: Display) -> dict[str, An
     """
     with Loop(run, settings, display) as loop:
         loop.learn()
-        return loop.test(loop.selected())
+        selected = loop.selected()
+        return loop.test(selected) if settings.evaluates else loop.finish(selected, {})
 
 
 _CACHE = "cache"
@@ -129,7 +132,7 @@ class Loop:
 
     def selected(self) -> str:
         """The step whose checkpoint did best on validation seeds; the last one where nothing is evaluated."""
-        if self.settings.worlds_in == "none":
+        if not self.settings.evaluates:
             return list(self.accounts)[-1]
         # Of equals the latest: it has learnt from more.
         steps = list(self.evaluations)
@@ -165,11 +168,14 @@ class Loop:
     def _stage_1(self, number: int, task: EvaluationTask, before: str, folders: Sequence[Path]) -> str:
         def work(folder: Path) -> dict[str, Any]:
             policy = self._load(before)
-            with self.display.iterations(str(task), self.settings.stage1) as report:
+            with (
+                self.display.iterations(str(task), self.settings.stage1) as report,
+                self._stage_1_worlds(folder, policy) as worlds,
+            ):
                 account = stage_1(
                     policy,
                     task,
-                    self.worlds,
+                    worlds,
                     self.settings.stage1,
                     self.settings.seed * 1000 + number,
                     folder,
@@ -236,7 +242,7 @@ class Loop:
                 )
             return {"categories": summary(results)}
 
-        if self.settings.worlds_in == "none":
+        if not self.settings.evaluates:
             return
         name = f"{step}-validation"
         known = self.folder.is_done(name)
@@ -304,6 +310,20 @@ class Loop:
         if self._worlds is None:
             self._worlds = self._open.enter_context(self._make_worlds())
         return self._worlds
+
+    @contextlib.contextmanager
+    def _stage_1_worlds(self, folder: Path, policy: VLAPolicy) -> Iterator[RunsEpisodes | Rollouts]:
+        """What stage 1 learns from: the loop's worlds, or a live robot."""
+        settings = self.settings
+        if settings.worlds_in != "robot":
+            yield self.worlds
+            return
+        role = Role(
+            settings.robot, settings.task_file, settings.max_steps, settings.stage1.latents.dtype, settings.device
+        )
+        with RobotRollouts(folder / "robot", policy, role) as rollouts:
+            yield rollouts
+        shutil.rmtree(folder / "robot")
 
     def _make_worlds(self) -> contextlib.AbstractContextManager[RunsEpisodes]:
         settings = self.settings

@@ -64,6 +64,8 @@ def _check_worlds(settings: TrainFile, profile: RobotProfile, file: Path) -> Non
                 tasks.variation(task.task, task.variation)
     with _of(file, "tasks.unseen"):
         _check_unseen(settings, tasks)
+    if settings.worlds_in == "robot":
+        return  # nothing is simulated
     with _of(file, "robot"):
         try:
             environment = make_environment(profile, tasks, settings.max_steps)

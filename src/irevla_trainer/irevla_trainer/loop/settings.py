@@ -114,9 +114,10 @@ class TrainFile:
     )
     worlds_in: str = setting(
         "process",
-        "Where episodes run: in processes of the learner, on a graph with simulator and guard in lock-step, one after "
-        "the other, or nowhere: then nothing is evaluated, and the last stage's checkpoint is the result",
-        choices=("process", "graph", "none"),
+        "Where episodes run: in processes of the learner; on a graph with simulator and guard in lock-step, one after "
+        "the other; on the robot whose graph is up, in real time, by a process of their own while this one learns; or "
+        "nowhere. On the robot and without worlds nothing is evaluated, and the last stage's checkpoint is the result",
+        choices=("process", "graph", "robot", "none"),
     )
     max_steps: int | None = setting(
         None,
@@ -142,6 +143,11 @@ class TrainFile:
             raise SettingsError("from_scratch: init names a checkpoint to start from; leave one of them out")
         if self.worlds_in == "none" and self.learns_online:
             raise SettingsError("worlds_in: reinforcement learning needs worlds, found none")
+        if self.worlds_in == "robot" and self.learns_online and self.stage1.algorithm != "sacfd":
+            raise SettingsError(
+                f"stage1: algorithm: on a robot it must be sacfd, which learns from what others do there too, found "
+                f"{self.stage1.algorithm!r}"
+            )
         if self.worlds_in == "graph" and self.task_file not in WORLDS:
             raise SettingsError(
                 f"worlds_in: the simulator on a graph knows the worlds' own tasks only (task_file: "
@@ -155,6 +161,11 @@ class TrainFile:
                 f"model: chunk: must be 1 for reinforcement learning, which decides one action at a time, found "
                 f"{self.model.chunk}"
             )
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether stages are evaluated."""
+        return self.worlds_in in ("process", "graph")
 
     @property
     def learns_online(self) -> bool:

@@ -6,6 +6,9 @@ repeat
     learn from it
     now and then validate without noise, and keep the best head
 until the rollouts have converged or the decisions are spent
+
+On a live robot (`loop.robot`) the next rollout runs while this one is learnt from, and nothing is validated: the
+robot's time is for learning, and the last head is the result.
 """
 
 from __future__ import annotations
@@ -13,10 +16,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +35,36 @@ from irevla_trainer.learn.training_state import TrainingState, read_state, write
 from irevla_trainer.loop.replay import Replay, Success
 from irevla_trainer.loop.settings import Stage1Settings
 from irevla_trainer.rl.algorithm import DivergedError, RlAlgorithm
-from irevla_trainer.rl.latents import encode
+from irevla_trainer.rl.asking import Noise
+from irevla_trainer.rl.latents import LatentStore, encode
 from irevla_trainer.rl.ppo import Ppo
 from irevla_trainer.rl.rollout import Rollout, collect, executed
 from irevla_trainer.rl.sacfd import Sacfd
 from irevla_trainer.rl.worlds import EpisodeRequest, RunsEpisodes
 from irevla_trainer.seeds import RANGES, episode_seeds
+
+
+class Rollouts(Protocol):
+    """Whoever runs rollouts in another process."""
+
+    def ask(self, number: int, requests: Sequence[EpisodeRequest], noise: Noise, weights: Mapping[str, Tensor]) -> None:
+        """Begin a rollout with these weights, after those that were asked for before."""
+
+    def take(self, number: int, store: LatentStore) -> Rollout:
+        """Wait for a rollout."""
+
+    def learnt(self, number: int) -> None:
+        """A rollout has been learnt from, and the state that says so is on the disk."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What an iteration draws. One stream of random numbers each: it does not depend on where a run was stopped."""
+
+    requests: list[EpisodeRequest]
+    noise: Noise
+    learning_seed: int
+
 
 _FIRST_SEED = 10_000
 """Training seeds below are those of demonstrations."""
@@ -81,7 +108,7 @@ def make_algorithm(
 def stage_1(
     policy: VLAPolicy,
     task: EvaluationTask,
-    worlds: RunsEpisodes,
+    worlds: RunsEpisodes | Rollouts,
     settings: Stage1Settings,
     seed: int,
     folder: Path,
@@ -94,16 +121,17 @@ def stage_1(
     Args:
         policy: pi_1, a copy of pi_2; left with the best head that was validated.
         task: T_i.
-        worlds: Run the episodes.
+        worlds: Run the episodes; or who runs whole rollouts elsewhere.
         settings: Of the stage.
         seed: Of critic, noise, order and episodes.
         folder: Holds the state while the stage runs, `metrics.jsonl`, and D_RL of this task in `successes`.
         report: Called after each iteration with its figures.
-        start: Success of the policy as it is on the validation seeds, where it is known; measured when left out.
+        start: Success of the policy as it is on the validation seeds, where it is known; measured when left out. Of no
+            use on a robot.
         rehearsed: D_e and D_RL of earlier tasks, for algorithms that imitate beside.
 
     Returns:
-        decisions, episodes, successes, before and after (success on validation seeds), ended (why).
+        decisions, episodes, successes, before and after (success on validation seeds; None on a robot), ended (why).
 
     Raises:
         RunError: A loss or a weight is not finite; the folder keeps the state before the iteration.
@@ -135,6 +163,9 @@ def take_last(policy: VLAPolicy, folder: Path) -> None:
         parameters[name].data.copy_(tensor)
 
 
+_LONGEST = 1024
+"""Observations that an episode has at most."""
+
 _WEIGHT, _BEST, _ALGORITHM = "weight", "best", "algorithm"
 """Parts of the state."""
 
@@ -150,14 +181,16 @@ class _Stage1:
         self,
         policy: VLAPolicy,
         task: EvaluationTask,
-        worlds: RunsEpisodes,
+        worlds: RunsEpisodes | Rollouts,
         settings: Stage1Settings,
         seed: int,
         folder: Path,
         report: Callable[[dict[str, float]], None],
         rehearsed: Sequence[EpisodeArrays],
     ) -> None:
-        self.policy, self.task, self.worlds, self.settings = policy, task, worlds, settings
+        self.policy, self.task, self.settings = policy, task, settings
+        self.worlds = worlds if isinstance(worlds, RunsEpisodes) else None
+        self.elsewhere = worlds if not isinstance(worlds, RunsEpisodes) else None
         self.seed, self.folder, self.report = seed, folder, report
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -169,14 +202,17 @@ class _Stage1:
 
     def run(self, start: float | None) -> dict[str, Any]:
         self._resume()
-        if self.progress.validated < 0:
-            self._keep_best(self._validate() if start is None else start)
+        if self.progress.validated < 0 and self.worlds is not None:
+            self._keep_best(self._validate(self.worlds) if start is None else start)
             self._save()
         # An iteration counts once it is saved, whatever ends the process before: it comes again, the same.
         while not self.progress.finished:
             self._iterate()
             self._save()
-        self._take(self.best)
+            if self.elsewhere is not None:
+                self.elsewhere.learnt(self.progress.iteration - 1)
+        if self.worlds is not None:
+            self._take(self.best)
         if self.settings.imitate == "final":
             self.replay.relabel(self._act)
         # Stored latents are of no use to the stages that follow, and large.
@@ -187,22 +223,17 @@ class _Stage1:
             "episodes": self.progress.episodes,
             "successes": self.progress.successes,
             "kept_successes": len(self.replay.episodes()),
-            "before": self.progress.history[0]["validation_success"],
-            "after": self.progress.best,
+            "before": self.progress.history[0].get("validation_success"),
+            "after": self.progress.best if self.worlds is not None else None,
             "ended": self.progress.finished,
         }
 
     def _iterate(self) -> None:
         progress = self.progress
-        # One stream of random numbers per iteration: what a resumed run draws does not depend on where it stopped.
-        draw = np.random.default_rng([self.seed, progress.iteration])
-        requests = self._requests(draw)
-        limit = sum(self.worlds.steps(request.task) + 1 for request in requests)
-        store = self.algorithm.store(limit)
-        noise = self.algorithm.std, int(draw.integers(2**31)), self.algorithm.noise_correlation
-        rollout = collect(self.worlds, requests, self.policy, store, *noise)
+        plan = self._plan(progress.iteration)
+        rollout = self._collect(self.worlds, plan) if self.worlds is not None else self._await(plan)
         self.replay.add(progress.iteration, rollout.trajectories)
-        figures = self._learn(rollout, int(draw.integers(2**31)))
+        figures = self._learn(rollout, plan.learning_seed)
         self._count(rollout)
         figures |= {
             "iteration": float(progress.iteration),
@@ -210,9 +241,36 @@ class _Stage1:
             "rollout_success": rollout.success_rate,
         }
         progress.history.append(figures)
-        if progress.finished or progress.iteration % self.settings.validate_every == 0:
-            self._keep_best(self._validate())
+        if self.worlds is not None and (progress.finished or progress.iteration % self.settings.validate_every == 0):
+            self._keep_best(self._validate(self.worlds))
         self.report(progress.history[-1])
+
+    def _plan(self, iteration: int) -> _Plan:
+        draw = np.random.default_rng([self.seed, iteration])
+        requests = self._requests(draw)
+        noise = Noise(self.algorithm.std, int(draw.integers(2**31)), self.algorithm.noise_correlation)
+        return _Plan(requests, noise, int(draw.integers(2**31)))
+
+    def _collect(self, worlds: RunsEpisodes, plan: _Plan) -> Rollout:
+        """A rollout of the policy as it is."""
+        store = self.algorithm.store(sum(worlds.steps(request.task) + 1 for request in plan.requests))
+        noise = plan.noise
+        return collect(worlds, plan.requests, self.policy, store, noise.std, noise.seed, noise.correlation)
+
+    def _await(self, plan: _Plan) -> Rollout:
+        """The rollout of this iteration, after which the next one begins with the weights as they are."""
+        assert self.elsewhere is not None
+        progress = self.progress
+        self.elsewhere.ask(progress.iteration, plan.requests, plan.noise, self._weights())
+        store = self.algorithm.store(len(plan.requests) * _LONGEST)
+        if not isinstance(store, LatentStore):
+            raise TypeError("rollouts of another process come as stored latents")
+        rollout = self.elsewhere.take(progress.iteration, store)
+        spent = progress.decisions + len(rollout) >= self.settings.decisions
+        if not spent and progress.iteration + 1 != self.settings.iterations:
+            following = self._plan(progress.iteration + 1)
+            self.elsewhere.ask(progress.iteration + 1, following.requests, following.noise, self._weights())
+        return rollout
 
     def _learn(self, rollout: Rollout, seed: int) -> dict[str, float]:
         try:
@@ -251,10 +309,10 @@ class _Stage1:
         elif progress.iteration == self.settings.iterations:
             progress.finished = "iterations done"
 
-    def _validate(self) -> float:
+    def _validate(self, worlds: RunsEpisodes) -> float:
         """Success without noise on validation seeds."""
         seeds = validation_seeds(self.settings)
-        return evaluate(self.policy, self.worlds, [self.task], seeds)[0].rate.value
+        return evaluate(self.policy, worlds, [self.task], seeds)[0].rate.value
 
     def _keep_best(self, success: float) -> None:
         """Note a validation, and keep the head when it is the best so far."""

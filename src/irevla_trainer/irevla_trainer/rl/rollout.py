@@ -31,7 +31,8 @@ class Trajectory:
         instructions: T times what was to be done.
         state: Raw proprioceptive states `[T, s]`.
         executed: Raw actions that were executed, exploration noise included, `[T, a]`.
-        intended: Raw actions that the policy would have taken without noise, `[T, a]`.
+        intended: Raw actions that the policy would have taken without noise, `[T, a]`; of a person who intervened
+            those that were carried out.
     """
 
     request: EpisodeRequest
@@ -58,6 +59,7 @@ class Rollout:
         ended: Whether the episode ended, `[N]`; without `terminated` it was given up.
         requests: The episodes, in the order of their decisions.
         success: Of each episode.
+        intervened: Of each episode, whether somebody intervened; its actions are then those carried out.
         trajectories: The successful ones, as far as they were asked for.
     """
 
@@ -72,6 +74,7 @@ class Rollout:
     ended: npt.NDArray[np.bool_]
     requests: list[EpisodeRequest]
     success: list[bool]
+    intervened: list[bool]
     trajectories: list[Trajectory]
 
     def __len__(self) -> int:
@@ -96,6 +99,7 @@ class _Episode:
     images: dict[str, list[npt.NDArray[np.uint8]]] = field(default_factory=dict)
     instruction: str = ""
     success: bool = False
+    intervened: list[int] = field(default_factory=list)
     final: int = -1
 
 
@@ -139,6 +143,8 @@ def collect(
     for stepped in worlds.episodes(requests, actor.decide):
         for place, index in enumerate(stepped.index):
             actor.episodes[index].success = bool(stepped.terminated[place])
+            if stepped.instead is not None and not np.isnan(stepped.instead[place]).any():
+                actor.intervene(index, stepped.instead[place])
         if stepped.last is not None:
             actor.end(stepped.last)
         progress(actor.decisions)
@@ -196,6 +202,14 @@ class _Actor:
         self.decisions += len(running)
         return raw
 
+    def intervene(self, index: int, raw: Float) -> None:
+        """Replace an episode's last action by what was carried out, `[a]`."""
+        episode = self.episodes[index]
+        episode.intervened.append(len(episode.action) - 1)
+        episode.action[-1] = self.policy.normaliser.normalise_action(raw).astype(np.float32)
+        if self.keep:
+            episode.executed[-1] = np.asarray(raw, dtype=np.float32)
+
     @torch.no_grad()
     def end(self, last: Seen) -> None:
         """Remember what was seen at the end of given-up episodes: their value goes on beyond it."""
@@ -241,6 +255,7 @@ class _Actor:
             ended=ended,
             requests=self.requests,
             success=[episode.success for episode in ordered],
+            intervened=[bool(episode.intervened) for episode in ordered],
             trajectories=[
                 self._trajectory(request, episode)
                 for request, episode in zip(self.requests, ordered, strict=True)
@@ -249,11 +264,14 @@ class _Actor:
         )
 
     def _trajectory(self, request: EpisodeRequest, episode: _Episode) -> Trajectory:
+        intended = executed(self.policy, np.stack(episode.mean))
+        for step in episode.intervened:
+            intended[step] = episode.executed[step]
         return Trajectory(
             request=request,
             images={camera: np.stack(images) for camera, images in episode.images.items()},
             instructions=[episode.instruction] * len(episode.index),
             state=np.stack(episode.state),
             executed=np.stack(episode.executed),
-            intended=executed(self.policy, np.stack(episode.mean)),
+            intended=intended,
         )

@@ -201,12 +201,16 @@ class Sacfd:
                 optimizer.state[_parameters(optimizer)[int(place)]][entry] = value.to(self.policy.device).clone()
 
     def _remember(self, rollout: Rollout) -> None:
-        """Successes fill the demonstrations until there are enough; all else is online experience."""
+        """Successes fill the demonstrations until there are enough, and those that somebody helped always do.
+
+        All else is online experience.
+        """
         action = torch.from_numpy(rollout.action)
         executed = clipped(action, self.low.cpu(), self.high.cpu()).numpy()
-        success = np.array(rollout.success)
+        success, helped = np.array(rollout.success), np.array(rollout.intervened)
         wanted = self.settings.demonstrations - self.counts["demonstrations"] if self.filling else 0
         chosen = np.flatnonzero(success)[: max(wanted, 0)]
+        chosen = np.union1d(chosen, np.flatnonzero(success & helped))
         self.demonstrations.add(rollout, chosen, executed)
         self.online.add(rollout, np.setdiff1d(np.arange(len(success)), chosen), executed)
         self.counts["episodes"] += len(success)

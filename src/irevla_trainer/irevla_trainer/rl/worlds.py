@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -88,14 +88,18 @@ class Stepped:
         terminated: Whether the episode ended in success, `[B]`.
         truncated: Whether it was given up, `[B]`.
         last: What was seen at the end of those that ended, in their order.
+        instead: Raw actions that somebody who intervened had carried out instead of those decided, `[B, a]`; NaN where
+            nobody did. None where nobody can.
     """
 
     index: list[int]
     terminated: npt.NDArray[np.bool_]
     truncated: npt.NDArray[np.bool_]
     last: Seen | None
+    instead: npt.NDArray[np.float32] | None = None
 
 
+@runtime_checkable
 class RunsEpisodes(Protocol):
     """Whatever runs episodes: worlds in processes of the learner, or a graph."""
 

@@ -48,6 +48,9 @@ _SLOP = 0.025
 class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
     """A robot on the graph, where no policy node acts beside.
 
+    Attributes:
+        told: Whether the simulator told of the last step; without it success is a person's label.
+
     Observations, actions and reward are as those of `WorldEnvironment`. `info` has `success`, `instruction`, `task`,
     `variation`, `seed`, `step`, `stamp`, the time of the observation in ns, and of the last action `executed`, the raw
     action that was carried out, and `source`, who acted: an intervention wins over the action of a step. Success comes
@@ -87,7 +90,7 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
         self._observations: list[Observation] = []
         self._steps: dict[int, StepInfo] = {}
         self._commands: dict[int, Command] = {}
-        self._label = ""
+        self._label, self.told = "", False
         self._last: Observation | None = None
         self._action: Action | None = None
         self._problem = ""
@@ -169,6 +172,7 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
         self._start_over = command is None or command.source != int(Source.POLICY)
         self._count += 1
         told = self._steps.get(observation.stamp)
+        self.told = told is not None
         # A success may have come and gone with an observation that was left out; that it ended the episode remains.
         success = bool(told.success or told.terminated) if told is not None else self._label == "yes"
         terminated = success or self._label == "no"

@@ -1,4 +1,4 @@
-"""A graph with simulator and guard in place of worlds in the learner's processes: one episode at a time."""
+"""A graph with a robot and its guard in place of worlds in the learner's processes: one episode at a time."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from irevla_policy.errors import RunError
 from irevla_policy.graph.environment import adopt_environment, other_domain
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.supervisor import Supervisor
+from irevla_policy.robot.decision import Source
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.sim.environment import Observed
 from irevla_policy.sim.tasks import TaskFile, load_tasks
@@ -21,53 +22,19 @@ from irevla_trainer.rl.worlds import EpisodeRequest, Seen, Stepped
 from irevla_trainer.ros.graph_env import GraphEnvironment
 
 
-class GraphWorlds:
-    """What the loop uses of `Worlds`, on a graph of its own; leave the context to end it.
-
-    The graph is on another ROS domain than this process, which may have inherited that of a live robot.
+class EnvironmentWorlds:
+    """What the loop uses of `Worlds`, through an environment.
 
     Args:
-        robot: Robot profile, name or file.
-        task_file: File of tasks and variations.
+        environment: The robot.
+        tasks: Tasks and their variations.
         max_steps: Decisions until an episode is given up; the tasks' own numbers by default.
-        log_dir: Folder for the nodes' output.
     """
 
-    def __init__(
-        self, robot: str, task_file: str = "metaworld", max_steps: int | None = None, log_dir: Path | None = None
-    ) -> None:
-        self.tasks: TaskFile = load_tasks(task_file)
+    def __init__(self, environment: GraphEnvironment, tasks: TaskFile, max_steps: int | None = None) -> None:
+        self.tasks = tasks
+        self._environment = environment
         self._max_steps = max_steps
-        self._open = ExitStack()
-        adopt_environment()
-        domain = other_domain()
-        arguments = {"robot": robot, "world": self.tasks.world, "mode": "lock_step", "expert": "false", "record": ""}
-        try:
-            graph = find_graph("sim").resolve(arguments)
-            nodes = self._open.enter_context(Supervisor(graph, {"ROS_DOMAIN_ID": str(domain)}, log_dir))
-            self._environment = self._open.enter_context(
-                GraphEnvironment(
-                    load_profile(robot),
-                    next(iter(self.tasks.tasks)),
-                    lock_step=True,
-                    max_steps=max_steps,
-                    check=nodes.check,
-                    domain=domain,
-                )
-            )
-        except BaseException:
-            self._open.close()
-            raise
-
-    def __enter__(self) -> GraphWorlds:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the graph."""
-        self._open.close()
 
     def steps(self, task: str) -> int:
         """Decisions until an episode of a task is given up."""
@@ -91,9 +58,67 @@ class GraphWorlds:
                 if not np.isfinite(action).all():
                     raise RunError("the policy's actions are not finite: its weights have diverged")
                 observed, _, terminated, truncated, info = self._environment.step(action)
+                # A robot has no simulator to give its episodes up.
+                truncated = truncated or (not terminated and info["step"] >= self.steps(request.task))
                 ended = terminated or truncated
                 last = _seen(index, info["step"], observed, info["instruction"]) if ended else None
-                yield Stepped([index], np.array([terminated]), np.array([truncated]), last)
+                yield Stepped([index], np.array([terminated]), np.array([truncated]), last, _instead(action, info))
+
+
+class GraphWorlds(EnvironmentWorlds):
+    """Worlds on a graph of its own, in lock-step with its simulator; leave the context to end it.
+
+    The graph is on another ROS domain than this process, which may have inherited that of a live robot.
+
+    Args:
+        robot: Robot profile, name or file.
+        task_file: File of tasks and variations.
+        max_steps: Decisions until an episode is given up; the tasks' own numbers by default.
+        log_dir: Folder for the nodes' output.
+    """
+
+    def __init__(
+        self, robot: str, task_file: str = "metaworld", max_steps: int | None = None, log_dir: Path | None = None
+    ) -> None:
+        tasks = load_tasks(task_file)
+        self._open = ExitStack()
+        adopt_environment()
+        domain = other_domain()
+        arguments = {"robot": robot, "world": tasks.world, "mode": "lock_step", "expert": "false", "record": ""}
+        try:
+            graph = find_graph("sim").resolve(arguments)
+            nodes = self._open.enter_context(Supervisor(graph, {"ROS_DOMAIN_ID": str(domain)}, log_dir))
+            environment = self._open.enter_context(
+                GraphEnvironment(
+                    load_profile(robot),
+                    next(iter(tasks.tasks)),
+                    lock_step=True,
+                    max_steps=max_steps,
+                    check=nodes.check,
+                    domain=domain,
+                )
+            )
+        except BaseException:
+            self._open.close()
+            raise
+        super().__init__(environment, tasks, max_steps)
+
+    def __enter__(self) -> GraphWorlds:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the graph."""
+        self._open.close()
+
+
+def _instead(action: npt.NDArray[np.float32], info: dict[str, Any]) -> npt.NDArray[np.float32]:
+    """What somebody who intervened had carried out, `[1, a]`; NaN when nobody did."""
+    if info.get("source") == Source.INTERVENTION.name.lower() and info["executed"].shape == action.shape:
+        return np.asarray(info["executed"], dtype=np.float32)[None]
+    return np.full_like(action, np.nan)[None]
 
 
 def _seen(index: int, step: int, observed: Observed, instruction: str) -> Seen:

@@ -111,7 +111,7 @@ def roll(policy: PointPolicy, store, std: float, episodes: int, seed: int) -> Ro
     requests = [EpisodeRequest("point", "", seed) for _ in range(episodes)]
     return Rollout(
         store, np.concatenate(index), np.concatenate(following), action, mean, std,
-        terminated.astype(np.float32), terminated, ended, requests, success, [],
+        terminated.astype(np.float32), terminated, ended, requests, success, [False] * episodes, [],
     )  # fmt: skip
 
 

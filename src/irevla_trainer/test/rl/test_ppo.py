@@ -68,7 +68,19 @@ def test_updates_equal_stable_baselines(reference):
     store = ppo.store(COUNT + 1)
     store.add(latent_of(torch.from_numpy(state)))
     rollout = Rollout(
-        store, np.arange(COUNT), final, action, mean, STD, terminated.astype(np.float32), terminated, ended, [], [], []
+        store,
+        np.arange(COUNT),
+        final,
+        action,
+        mean,
+        STD,
+        terminated.astype(np.float32),
+        terminated,
+        ended,
+        [],
+        [],
+        [],
+        [],
     )
 
     starts = np.concatenate([[True], ended[:-1]])

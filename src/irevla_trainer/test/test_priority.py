@@ -13,7 +13,7 @@ import pytest
 _STEP_BACK = """
 import json, os, sys
 from pathlib import Path
-from irevla_trainer.jobs.priority import step_back
+from irevla_trainer.priority import step_back
 step_back(sys.argv[1])
 group = Path("/proc/self/autogroup")
 print(json.dumps([os.sched_getscheduler(0), os.nice(0), group.read_text() if group.exists() else ""]))
@@ -21,7 +21,7 @@ print(json.dumps([os.sched_getscheduler(0), os.nice(0), group.read_text() if gro
 
 _START = """
 import json, os, subprocess, sys
-from irevla_trainer.jobs.priority import apart
+from irevla_trainer.priority import apart
 guards = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", name]) for name in sys.argv[1:]]
 ids = "import json, os; print(json.dumps([os.getpid(), os.getpgid(0), os.getsid(0)]))"
 print(json.dumps([os.getsid(0), *json.loads(subprocess.check_output([sys.executable, "-c", ids], **apart()))]))
