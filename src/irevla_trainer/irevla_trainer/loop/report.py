@@ -237,10 +237,12 @@ def _stage_1_account(stage: Stage) -> str:
     values = stage.values
     if not values:
         return f"Not done: {int(stage.metrics[-1].get('decisions', 0)) if stage.metrics else 0:,} decisions so far."
+    validated = "nothing was validated"
+    if values["after"] is not None:
+        validated = f"success on validation seeds {values['before']:.2f} before and {values['after']:.2f} after"
     return (
         f"{values['decisions']:,} decisions in {values['episodes']:,} episodes, {values['successes']:,} successes, of "
-        f"which D_RL keeps {values['kept_successes']:,}; success on validation seeds {values['before']:.2f} before and "
-        f"{values['after']:.2f} after; ended: {values['ended']}."
+        f"which D_RL keeps {values['kept_successes']:,}; {validated}; ended: {values['ended']}."
     )
 
 

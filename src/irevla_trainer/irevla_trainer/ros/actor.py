@@ -42,8 +42,8 @@ _POLL = 0.02  # s
 _PATIENCE = 10.0
 """s that the graph may be silent until the environment is made anew."""
 
-_RECORDER_SECONDS = 1.0
-"""s until an episode goes on without a recorder."""
+_RECORDER_SECONDS = 3.0
+"""s that the first episode waits for a recorder; the others are recorded if there is one."""
 
 
 class Actor:
@@ -115,6 +115,7 @@ class _Recorder(GraphClient):
         services = {"/irevla/start_episode": StartEpisode, "/irevla/stop_episode": StopEpisode}
         super().__init__("irevla_actor", patience=_PATIENCE, services=services)
         self._world = world
+        self._until = time.monotonic() + _RECORDER_SECONDS
 
     @contextmanager
     def recording(self, request: EpisodeRequest) -> Iterator[Callable[[bool], None]]:
@@ -124,7 +125,7 @@ class _Recorder(GraphClient):
             What takes the simulator's word for its success. Without it the label is a person's, or none.
         """
         try:
-            self.wait(lambda: self._has_met("/irevla/start_episode"), time.monotonic() + _RECORDER_SECONDS, "")
+            self.wait(lambda: self._has_met("/irevla/start_episode"), self._until, "")
         except RunError:
             yield lambda _success: None
             return

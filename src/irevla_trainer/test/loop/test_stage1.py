@@ -103,7 +103,7 @@ def test_the_best_validated_head_is_kept_and_of_equals_the_latest(policy, tmp_pa
 
 def test_the_last_weights_can_be_had_instead_of_the_best(policy, tmp_path, monkeypatch):
     validations = iter([0.2, 0.9, 0.1])
-    monkeypatch.setattr(stage1._Stage1, "_validate", lambda self: next(validations))
+    monkeypatch.setattr(stage1._Stage1, "_validate", lambda self, worlds: next(validations))
     last = []
     settings = replace(QUICK, validate_every=2)
     run(policy, tmp_path / "stage", settings, report=lambda figures: last.append(weights(policy.action_head)))

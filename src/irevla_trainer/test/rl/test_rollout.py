@@ -166,6 +166,28 @@ def test_a_success_ends_in_itself_and_is_kept(policy):
     assert np.abs(kept.executed).max() == 1.0
 
 
+def test_what_somebody_did_instead_is_what_is_learnt_from(policy):
+    done = np.array([[0.5, -0.5, 0.25, 1.0]], dtype=np.float32)[:, : PROFILE.action_dim]
+    nobody = np.full_like(done, np.nan)
+
+    def helped(requests, decide):
+        """Episode 0 is helped in its second decision."""
+        for number, stepped in enumerate(scripted(requests, decide)):
+            instead = [done if number == 1 and index == 0 else nobody for index in stepped.index]
+            yield replace(stepped, instead=np.concatenate(instead))
+
+    worlds = SimpleNamespace(episodes=helped)
+    part, alone = (rollout(SimpleNamespace(episodes=one), policy, REQUESTS[:2]) for one in (helped, scripted))
+    assert rollout(worlds, policy, REQUESTS[:2]).intervened == part.intervened == [True, False]
+    assert alone.intervened == [False, False]
+    np.testing.assert_allclose(policy.normaliser.denormalise_action(part.action[1]), done[0], atol=1e-5)
+    untouched = [0, 2, 3, 4]
+    assert (part.action[untouched] == alone.action[untouched]).all() and (part.mean == alone.mean).all()
+    (kept,) = part.trajectories
+    assert (kept.executed[1] == done[0]).all() and (kept.intended[1] == done[0]).all()
+    assert (kept.intended[0] == alone.trajectories[0].intended[0]).all()
+
+
 def test_unknown_task_is_refused_before_anything_runs(worlds, policy):
     with pytest.raises(TaskError, match="nowhere"):
         rollout(worlds, policy, [REQUESTS[0], EpisodeRequest("nowhere", "", 0)])

@@ -99,6 +99,18 @@ def test_first_successes_are_the_demonstrations_and_nothing_learns_before():
     assert not any(row.tobytes() in held for row in batch.action[8:].numpy())
 
 
+def test_successes_that_somebody_helped_are_demonstrations_too():
+    policy, sacfd = points(dataclasses.replace(SMALL, demonstrations=0))
+    rollout = roll(policy, sacfd.store(8 * 26), 4.0, 8, 0)
+    assert sum(rollout.success) >= 2 and not all(rollout.success)
+    helped = [False] * 8
+    helped[rollout.success.index(True)] = helped[rollout.success.index(False)] = True
+    sacfd.learn(dataclasses.replace(rollout, intervened=helped), 0)
+    assert sacfd.counts["demonstrations"] == 1 and sacfd.demonstrations.reward.sum() == 1
+    assert sacfd.online.reward.sum() == sum(rollout.success) - 1
+    assert len(sacfd.demonstrations) + len(sacfd.online) == len(rollout)
+
+
 def test_learning_starts_without_demonstrations_in_the_end():
     policy, sacfd = points(dataclasses.replace(SMALL, demonstrations=1000, demonstration_attempts=16))
     assert "critic_loss" not in iterate(policy, sacfd, 0)
