@@ -76,4 +76,4 @@ def load_for_serving(
             f"checkpoint {folder}: expected finite actions [1, chunk, {profile.action_dim}], "
             f"found shape {list(actions.shape)} with values {actions.ravel()[:8].tolist()}"
         )
-    return ServedPolicy(policy, version, str(folder))
+    return ServedPolicy(policy, version, str(folder), chunk=actions.shape[1])

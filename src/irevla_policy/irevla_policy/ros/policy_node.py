@@ -1,7 +1,10 @@
 """`irevla_policy`: runs the model on every complete observation and proposes an action.
 
-The model runs in a thread of its own; messages are served meanwhile. A checkpoint is loaded in the background, tried,
-and swapped in between two observations; one that cannot be loaded leaves the old policy serving.
+The model runs in a thread of its own; messages are served meanwhile. In real time a policy that decides a chunk of
+actions computes the next one while the robot carries one out.
+
+A checkpoint is loaded in the background, tried, and swapped in between two observations; one that cannot be loaded
+leaves the old policy serving.
 
 Configure loads the checkpoint, activate begins to propose, deactivate stops (the guard then holds the robot).
 """
@@ -57,6 +60,13 @@ class PolicySettings(SensorSettings, LifecycleSettings):
     slop: float = setting(
         0.025, "Largest difference of stamps within an observation, in real time", unit="s", at_least=0.0, at_most=1.0
     )
+    blend: int = setting(
+        2,
+        "How long a chunk of actions goes over into the next, in real time; 0 switches at once",
+        unit="control periods",
+        at_least=0,
+        at_most=255,
+    )
 
 
 class PolicyNode(LifecycleNode):
@@ -69,16 +79,17 @@ class PolicyNode(LifecycleNode):
         self._lock_step = self._settings.lock_step
         self._assembler = ObservationAssembler(self._profile, 0.0 if self._lock_step else self._settings.slop)
         self._model = ModelThread(
-            Pilot(self._profile, ArmKinematics(self._profile)),
+            Pilot(self._profile, ArmKinematics(self._profile), self._settings.blend),
             self._propose,
             self._on_model_failure,
+            self._on_gap,
             self._lock_step,
-            self._profile.control_rate,
+            self._profile,
         )
         self._loading = threading.Lock()
         self._active = False
         self._last_action: Action | None = None
-        self._observations = self._actions = 0
+        self._observations = self._actions = self._gaps = 0
         self._forward: deque[float] = deque(maxlen=200)
         self._error = ""
         self._error_at = -1e9
@@ -212,6 +223,11 @@ class PolicyNode(LifecycleNode):
     def _on_model_failure(self, error: Exception) -> None:
         self._complain(f"an action could not be published: {type(error).__name__}: {error}")
 
+    def _on_gap(self, sentence: str) -> None:
+        self._gaps += 1
+        if self._is_due(sentence):
+            self.get_logger().warning(sentence)
+
     def _report(self) -> None:
         served, now = self._model.served, time.monotonic()
         problem = self._error if now - self._error_at < 2.0 else ""
@@ -225,6 +241,7 @@ class PolicyNode(LifecycleNode):
             "observations": str(self._observations),
             "actions": str(self._actions),
             "observations_replaced": str(self._model.replaced),
+            "observations_between_chunks": str(self._gaps),
             "forward_p50_ms": f"{1e3 * np.percentile(forward, 50):.2f}",
             "forward_p99_ms": f"{1e3 * np.percentile(forward, 99):.2f}",
         }
@@ -294,10 +311,16 @@ class PolicyNode(LifecycleNode):
 
     def _complain(self, sentence: str) -> None:
         """Log an error, at most once a second."""
-        now = time.monotonic()
-        if now - self._error_at >= 1.0:
-            self._error, self._error_at = sentence, now
+        if self._is_due(sentence):
             self.get_logger().error(sentence)
+
+    def _is_due(self, sentence: str) -> bool:
+        """Whether a second has passed since the last complaint; then this one goes to the diagnostics too."""
+        now = time.monotonic()
+        if now - self._error_at < 1.0:
+            return False
+        self._error, self._error_at = sentence, now
+        return True
 
 
 def main(args: list[str] | None = None) -> None:
