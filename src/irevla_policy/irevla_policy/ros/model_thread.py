@@ -220,7 +220,6 @@ class ModelThread:
             return False
         if in_turn or command[1] is Source.INTERVENTION:
             return True
-        if self._proposed is None or command[0] < self._proposed:
-            return False  # held when nothing had been proposed yet
-        # When the last observation had no answer the guard holds for that; what went out before may well count.
-        return self._proposed == last or self._carried_out < self._proposed
+        # To start over costs a forward pass without motion. After a hold the arm stands where it was commanded, and can
+        # go on; only a proposal that the guard held against is taken back.
+        return self._proposed is not None and self._carried_out < self._proposed <= command[0]

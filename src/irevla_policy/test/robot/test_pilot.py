@@ -14,6 +14,7 @@ from irevla_policy.robot.profile import load_profile
 PROFILE = load_profile("sawyer")
 KINEMATICS = ArmKinematics(PROFILE)
 HOME = np.array(PROFILE.home)
+PERIOD = round(1e9 / PROFILE.control_rate)
 
 
 class Scripted:
@@ -71,3 +72,79 @@ def test_an_action_that_is_no_action_is_proposed_as_one_that_the_guard_refuses()
     flown = Pilot(PROFILE, KINEMATICS).answer(served(Scripted(1, first=math.nan)), observation(0), True)
     assert "expected finite" in flown.problem
     assert all(math.isnan(value) for value in flown.proposal.joint_target)
+
+
+def fly(pilot, one, first, last, start_over=False):
+    """First values of the answers to these observations, a control period apart; None for none."""
+    found = []
+    for index in range(first, last + 1):
+        flown = pilot.go_on(one, observation(index * PERIOD), start_over and index == first)
+        found.append(None if flown is None else round(flown.proposal.values[0], 6))
+    return found
+
+
+def test_it_goes_on_by_one_chunk_while_the_next_one_is_computed():
+    policy, pilot = Scripted(8), Pilot(PROFILE, KINEMATICS)
+    one = served(policy)
+    assert fly(pilot, one, 0, 1, start_over=True) == [None, None]
+    assert not policy.calls, "whoever asks runs the model"
+    thought = pilot.question(observation(PERIOD)).think()
+    assert fly(pilot, one, 2, 2) == [None]
+    pilot.take(thought)
+    flown = pilot.go_on(one, observation(3 * PERIOD), False)
+    assert flown.proposal.values[0] == 0.0
+    assert flown.proposal.stamp == 3 * PERIOD
+    assert flown.forward_seconds == thought.seconds > 0.0
+    policy.first = 0.5
+    thought = pilot.question(observation(3 * PERIOD)).think()
+    assert fly(pilot, one, 4, 5) == [0.1, 0.2]
+    pilot.take(thought)
+    assert fly(pilot, one, 6, 7) == [0.8, 0.9], "its first three are for what has been answered"
+    assert len(policy.calls) == 2
+    assert policy.calls[1][0].stamp == 3 * PERIOD
+    assert policy.calls[1][1].shape == (1, PROFILE.state_dim)
+
+
+def test_chunks_are_blended():
+    policy, pilot = Scripted(8), Pilot(PROFILE, KINEMATICS, blend=1)
+    one = served(policy)
+    assert fly(pilot, one, 0, 0, start_over=True) == [None]
+    pilot.take(pilot.question(observation(0)).think())
+    policy.first = 0.4
+    thought = pilot.question(observation(0)).think()
+    assert fly(pilot, one, 0, 1) == [0.0, 0.1]
+    pilot.take(thought)
+    assert fly(pilot, one, 2, 3) == [0.4, 0.7]
+
+
+def test_a_thought_from_before_a_start_over_is_worthless():
+    for change in ("start_over", "policy", "instruction"):
+        policy = Scripted(8)
+        one, pilot = served(policy), Pilot(PROFILE, KINEMATICS)
+        assert fly(pilot, one, 0, 0, start_over=True) == [None]
+        pilot.take(pilot.question(observation(0)).think())
+        assert fly(pilot, one, 0, 1) == [0.0, 0.1]
+        late = pilot.question(observation(PERIOD))
+        text = "stop" if change == "instruction" else "go"
+        two = served(Scripted(8, first=0.5)) if change == "policy" else one
+        assert pilot.go_on(two, observation(2 * PERIOD, text), change == "start_over") is None
+        assert not pilot.still_wants(late)
+        pilot.take(late.think())
+        assert pilot.go_on(two, observation(3 * PERIOD, text), False) is None
+        pilot.take(pilot.question(observation(3 * PERIOD, text)).think())
+        flown = pilot.go_on(two, observation(4 * PERIOD, text), False)
+        assert flown.proposal.values[0] == (0.5 if change == "policy" else 0.0)
+
+
+def test_both_ways_share_the_commanded_reference():
+    steps = []
+    for continuous in (False, True):
+        pilot, one = Pilot(PROFILE, KINEMATICS), served(Scripted(3, first=0.2))
+        if continuous:
+            assert pilot.go_on(one, observation(0), True) is None
+            pilot.take(pilot.question(observation(0)).think())
+            flown = [pilot.go_on(one, observation(index * PERIOD), False) for index in range(3)]
+        else:
+            flown = [pilot.answer(one, observation(index * PERIOD), index == 0) for index in range(3)]
+        steps.append([f.proposal.joint_target for f in flown])
+    assert steps[0] == steps[1]
