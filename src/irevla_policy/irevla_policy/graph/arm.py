@@ -21,7 +21,9 @@ ARGUMENTS = (
     Argument("device", "cpu", "Where the policy runs: cpu, cuda, cuda:1, ..."),
     Argument("tasks", "", "Tasks whose instructions /irevla/reset publishes: a name in config/tasks, or a YAML file"),
     Argument("dry_run", "false", "Decide and record everything, but send nothing to the robot", _YES_NO),
-    Argument("check_robot", "true", "Compare /robot_description with the profile before anything moves", _YES_NO),
+    Argument(
+        "check_robot", "true", "Compare the robot, its controller and its cameras with the profile first", _YES_NO
+    ),
     Argument("check_collisions", "true", "Check the way home for collisions", _YES_NO),
     Argument("homing_speed", "0.5", "Share of the joints' largest speeds on the way home, above 0, at most 1"),
     Argument("record", "bags", "Folder for the recorder's bags; none starts no recorder"),

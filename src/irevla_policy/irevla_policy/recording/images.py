@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from irevla_policy.errors import UserError
-from irevla_policy.robot.profile import Camera
+from irevla_policy.robot.camera import Camera
 
 RGBImage = npt.NDArray[np.uint8]
 
@@ -26,7 +26,8 @@ BACKENDS = ("cv_bridge", "numpy")
 # Encoding -> bytes a pixel. Everything here is 8 bits a channel, so `is_bigendian` changes nothing.
 CHANNELS = {"rgb8": 3, "8UC3": 3, "bgr8": 3, "rgba8": 4, "8UC4": 4, "bgra8": 4, "mono8": 1, "8UC1": 1}
 _RGB_ORDER = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0)}
-_SAME_AS = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8"}
+SAME_AS = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8"}
+"""Encoding to the other name of the same layout."""
 _SIXTEEN_BIT = ("mono16", "16UC1", "16SC1", "16UC3", "rgb16", "bgr16", "rgba16", "bgra16")
 # ITU-R BT.601, as OpenCV and Pillow use for grey
 _LUMA = (0.299, 0.587, 0.114)
@@ -222,7 +223,7 @@ def _checked_encoding(encoding: str, camera: Camera | None, where: str) -> str:
         )
     if encoding not in CHANNELS:
         raise ImageError(f"{where}: encoding must be one of {', '.join(CHANNELS)}, found {encoding!r}")
-    encoding = _SAME_AS.get(encoding, encoding)
+    encoding = SAME_AS.get(encoding, encoding)
     if camera is not None and encoding != camera.encoding:
         raise ImageError(f"{where}: the robot profile promises encoding {camera.encoding!r}, found {encoding!r}")
     return encoding

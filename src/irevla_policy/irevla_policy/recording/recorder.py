@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from irevla_policy.recording.recovery import recover, unfinished
 from irevla_policy.recording.session import RunningEpisode
 from irevla_policy.recording.storage import METADATA_FILE, Offer, find_bags, open_writer
 from irevla_policy.recording.topics import Source
+from irevla_policy.recording.transforms import StaticTransforms
 from irevla_policy.recording.writing import EpisodeWriting, Tally
 from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.settings import setting
@@ -73,6 +74,7 @@ class Recorder:
         settings: How and where.
         announce: Called with every new description of an episode.
         log: Where to say what happens.
+        without: Topics that are not recorded.
 
     Attributes:
         sources: What is recorded.
@@ -90,8 +92,9 @@ class Recorder:
         *,
         announce: Callable[[EpisodeInfo], None] = lambda info: None,
         log: logging.Logger | None = None,
+        without: Collection[str] = (),
     ) -> None:
-        self.sources = topics.sources(profile, settings.image_format)
+        self.sources = [s for s in topics.sources(profile, settings.image_format) if s.name not in without]
         self.awaited = [s.name for s in self.sources if s.kind == "observation" and s.name != topics.STEP_INFO]
         self._profile = profile
         self._settings = settings
@@ -109,6 +112,7 @@ class Recorder:
         )
         interfaces.prepare(episode.MESSAGE_TYPE, *(source.type for source in self.sources))
         self._latched: dict[str, bytes] = {}
+        self._transforms = StaticTransforms()
         self._instruction = ""
         self._running: RunningEpisode | None = None
         self._wanted: EpisodeInfo | None = None
@@ -151,7 +155,8 @@ class Recorder:
         """
         received = log_time
         if source.kind == "latched":
-            self._latched[source.name] = data
+            is_part = source.name == topics.STATIC_TRANSFORMS
+            self._latched[source.name] = self._transforms.add(data) if is_part else data
             # An instruction is in force from when it was given. Its arrival says less: under load a recorder receives
             # it after commands that already follow it, and the first decision would get the instruction before.
             if publish_time is not None and 0 < log_time - publish_time < _SAME_CLOCK:

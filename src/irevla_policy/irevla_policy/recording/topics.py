@@ -16,6 +16,7 @@ COMMAND = "/irevla/command"
 STEP_INFO = "/irevla/step_info"
 EPISODE_INFO = "/irevla/episode_info"
 POLICY_STATUS = "/irevla/policy_status"
+STATIC_TRANSFORMS = "/tf_static"
 
 LATCHED = (INSTRUCTION, POLICY_STATUS)
 """Whoever comes late gets the newest of these."""
@@ -23,6 +24,8 @@ LATCHED = (INSTRUCTION, POLICY_STATUS)
 IMAGE_FORMATS = ("raw", "jpeg", "png", "driver")
 
 _LATCHED = Offer(1, latched=True)
+_MANY_LATCHED = Offer(100, latched=True)
+"""Of a topic with many publishers, each of which gives its part."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Source:
         name: The topic.
         type: Its message type.
         recorded: The topic in the bag: another than the source's when images are compressed on the way.
-        kind: `observation` (cameras, joint states), `latched` or `event`.
+        kind: `observation` (cameras, joint states), `calibration` (camera_info, which may be missing), `latched` or
+            `event`.
     """
 
     name: str
@@ -54,6 +58,9 @@ def sources(profile: RobotProfile, image_format: str = "raw") -> tuple[Source, .
     sensor = Offer(5, reliable=False)
     found.append(_same(profile.joint_states_topic, "sensor_msgs/msg/JointState", "observation", sensor))
     found.append(_same(STEP_INFO, "irevla_msgs/msg/StepInfo", "observation", sensor))
+    for topic in profile.info_topics.values():
+        found.append(_same(topic, "sensor_msgs/msg/CameraInfo", "calibration", sensor))
+    found.append(_same(STATIC_TRANSFORMS, "tf2_msgs/msg/TFMessage", "latched", _MANY_LATCHED))
     found.append(_same(INSTRUCTION, "std_msgs/msg/String", "latched", _LATCHED))
     found.append(_same(POLICY_STATUS, "irevla_msgs/msg/PolicyStatus", "latched", _LATCHED))
     for name, message_type in (

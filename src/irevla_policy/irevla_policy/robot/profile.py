@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from irevla_policy.robot.camera import Camera
 from irevla_policy.robot.urdf import UrdfJoint, read_joints
 from irevla_policy.settings import SettingsError, build, place_of, read, setting
 
 ACTION_SPACES = ("ee_delta", "joint_delta", "joint_position", "joint_velocity")
-ENCODINGS = ("rgb8", "bgr8", "rgba8", "bgra8", "mono8")
 PROPRIOCEPTION = ("ee_position", "joint_positions", "gripper")
 COMMAND_TYPES = ("trajectory_msgs/JointTrajectory", "std_msgs/Float64MultiArray")
 
@@ -29,18 +29,6 @@ LARGEST_ANGLE = 4 * math.pi
 _LARGEST_SPEED = 50.0
 _ROUNDING = 1e-6
 _LARGEST_LENGTH = 10.0
-
-
-@dataclass(frozen=True)
-class Camera:
-    """A camera as the robot's drivers publish it."""
-
-    name: str = setting(doc="Name that the model and the data use")
-    topic: str = setting(doc="Topic of sensor_msgs/Image")
-    width: int = setting(doc="Image width", unit="px", at_least=8, at_most=8192)
-    height: int = setting(doc="Image height", unit="px", at_least=8, at_most=8192)
-    encoding: str = setting("rgb8", "Encoding that the driver promises", choices=ENCODINGS)
-    rate: float = setting(20.0, "Frame rate that the driver promises", unit="Hz", above=0.0, at_most=1000.0)
 
 
 @dataclass(frozen=True)
@@ -219,6 +207,16 @@ class RobotProfile:
     def joint_names(self) -> tuple[str, ...]:
         """Names of the arm's joints, in order."""
         return tuple(joint.name for joint in self.joints)
+
+    @property
+    def info_topics(self) -> dict[str, str]:
+        """Name of a camera to the topic of its sensor_msgs/CameraInfo, which is beside that of its images.
+
+        Cameras that share a namespace have none: it could not be told whose such a message is.
+        """
+        spaces = [camera.namespace for camera in self.cameras]
+        alone = [camera for camera in self.cameras if spaces.count(camera.namespace) == 1]
+        return {camera.name: f"{camera.namespace}/camera_info" for camera in alone}
 
     @property
     def action_dim(self) -> int:

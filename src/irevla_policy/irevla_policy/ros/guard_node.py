@@ -50,7 +50,6 @@ from irevla_policy.settings import setting
 
 # A thread waits for the interpreter's lock at most this long, s: the default of 5 ms is half a tick.
 _SWITCH_INTERVAL = 0.0005
-# Longest wait for the robot's description and its controller, s.
 # Longest time that deactivation waits for the arm to brake, s.
 _BRAKING_TIME = 1.0
 
@@ -72,7 +71,7 @@ class GuardSettings(SensorSettings, LifecycleSettings):
         0.5, "The same while the robot moves: it brakes and starts again from the measured state", unit="rad", above=0.0
     )
     check_robot: bool = setting(
-        False, "Compare /robot_description with the profile, and look for the controller, before anything moves"
+        False, "Compare /robot_description, controller and cameras with the profile before anything moves"
     )
     robot_timeout: float = setting(
         5.0, "How long that waits for the robot's drivers", unit="s", above=0.0, at_most=600.0
@@ -131,7 +130,9 @@ class GuardNode(LifecycleNode):
         profile, lock_step = self._profile, self._lock_step
         if self._settings.check_robot:
             try:
-                check_robot(profile, self._settings.robot_timeout)
+                # In lock-step cameras wait for commands: how often they send says nothing.
+                transport = None if lock_step else self._settings.image_transport
+                check_robot(profile, self._settings.robot_timeout, transport)
             except UserError as error:
                 self.get_logger().error(str(error))
                 return TransitionCallbackReturn.FAILURE

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
-from sensor_msgs.msg import CompressedImage, Image, JointState
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from irevla_policy.robot.camera import Camera, Intrinsics
 from irevla_policy.robot.limits import Setpoint
 from irevla_policy.robot.observation import ObservationError, UInt8Image, Vector
 from irevla_policy.robot.profile import RobotProfile
@@ -185,6 +186,30 @@ def image_message(image: UInt8Image, stamp: int, frame: str = "", encoding: str 
     data.frombytes(np.ascontiguousarray(image).data.cast("B"))
     channels = 1 if image.ndim == 2 else image.shape[2]
     message = Image(height=height, width=width, encoding=encoding, step=width * channels, data=data)
+    message.header.stamp = time_message(stamp)
+    message.header.frame_id = frame
+    return message
+
+
+def camera_info_message(camera: Camera, intrinsics: Intrinsics, stamp: int, frame: str) -> CameraInfo:
+    """The calibration of a camera without distortion.
+
+    Args:
+        camera: Whose size counts.
+        intrinsics: What its images are projected with.
+        stamp: ns, as that of the image.
+        frame: As that of the image.
+    """
+    fx, fy, cx, cy = intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy
+    message = CameraInfo(
+        height=camera.height,
+        width=camera.width,
+        distortion_model="plumb_bob",
+        d=[0.0] * 5,
+        k=[fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0],
+        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        p=[fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0],
+    )
     message.header.stamp = time_message(stamp)
     message.header.frame_id = frame
     return message

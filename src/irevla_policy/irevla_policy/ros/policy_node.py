@@ -32,11 +32,12 @@ from irevla_msgs.srv import LoadPolicy, RollbackPolicy
 from irevla_policy.errors import UserError
 from irevla_policy.recording.images import decode_compressed, decode_image
 from irevla_policy.robot.assembly import ObservationAssembler
+from irevla_policy.robot.camera import Camera
 from irevla_policy.robot.decision import Source
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.observation import Observation
 from irevla_policy.robot.pilot import Flown, Pilot, ServedPolicy
-from irevla_policy.robot.profile import Camera, load_profile
+from irevla_policy.robot.profile import load_profile
 from irevla_policy.ros import qos
 from irevla_policy.ros.guard_messages import action_message, diagnostics
 from irevla_policy.ros.lifecycle import autostart, settle_memory, spin

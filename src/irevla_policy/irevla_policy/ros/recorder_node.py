@@ -7,6 +7,7 @@ carries the instruction that was in force, and irevla_msgs/EpisodeInfo at its st
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import threading
 import time
@@ -26,7 +27,7 @@ from irevla_policy.errors import UserError
 from irevla_policy.recording import episode
 from irevla_policy.recording.recorder import Finished, Recorder, RecordingError, RecordingSettings
 from irevla_policy.recording.storage import Offer
-from irevla_policy.recording.topics import EPISODE_INFO, Source
+from irevla_policy.recording.topics import EPISODE_INFO, STATIC_TRANSFORMS, Source
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.ros import qos
 from irevla_policy.ros.lifecycle import spin
@@ -58,11 +59,15 @@ class RecorderNode(Node):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.event())
         ours = {key: value for key, value in to_dict(settings).items() if key not in ("robot", "lock_step")}
         self._profile = load_profile(settings.robot)
+        without = [] if importlib.util.find_spec("tf2_msgs") else [STATIC_TRANSFORMS]
+        if without:
+            self.get_logger().info(f"{STATIC_TRANSFORMS} is not recorded: the package tf2_msgs is not installed")
         self._recorder = Recorder(
             self._profile,
             from_dict(RecordingSettings, ours),
             announce=self._announce,
             log=_as_logger(self),
+            without=without,
         )
         # Publishers that each subscription is connected to, and sensors that have been heard.
         self._connected: dict[str, int] = {}
@@ -95,7 +100,8 @@ class RecorderNode(Node):
         message_type = getattr(importlib.import_module(f"{package}.msg"), name)
         profiles: dict[str, Callable[[], QoSProfile]] = {
             "observation": lambda: qos.sensor(self._lock_step, depth=100),
-            "latched": qos.latched,
+            "calibration": lambda: qos.sensor(self._lock_step),
+            "latched": lambda: qos.latched(source.recorded.offers[0].depth),
             "event": qos.recorded,
         }
 

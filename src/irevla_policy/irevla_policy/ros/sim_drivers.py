@@ -9,12 +9,13 @@ from __future__ import annotations
 import queue
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from irevla_policy.errors import UserError
+from irevla_policy.robot.camera import Intrinsics
 from irevla_policy.robot.observation import UInt8Image, Vector
 from irevla_policy.sim.controller import CommandError, Trajectory
 from irevla_policy.sim.world import WorldError
@@ -70,8 +71,8 @@ class Output(Protocol):
         """The world's account of its last control period."""
         ...
 
-    def images(self, stamp: int, images: dict[str, UInt8Image]) -> None:
-        """Images by camera."""
+    def images(self, stamp: int, images: Mapping[str, UInt8Image], intrinsics: Mapping[str, Intrinsics]) -> None:
+        """Images by camera, and what they are projected with."""
         ...
 
     def error(self, text: str) -> None:
@@ -208,4 +209,4 @@ class LockStepDriver(WorldThread[tuple[int, Trajectory]]):
         out.clock(seen.stamp)
         out.joints(seen.stamp, seen.joint_positions, world.environment.joint_velocities, seen.gripper)
         out.step_info(seen.stamp, world)
-        out.images(seen.stamp, seen.images)
+        out.images(seen.stamp, seen.images, world.intrinsics)

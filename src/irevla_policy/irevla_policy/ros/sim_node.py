@@ -1,14 +1,14 @@
 """`irevla_sim`: a simulated arm that looks like one with drivers and a joint trajectory controller.
 
-Publishes camera images, joint states and, in lock-step, the clock; follows the profile's command topic; serves
-/irevla/reset. In lock-step the world advances only on the command whose stamp is that of its last observation, and its
-time is its own, going on over resets. In real time it follows the wall clock.
+Publishes camera images and calibrations, joint states and, in lock-step, the clock; follows the profile's command
+topic; serves /irevla/reset. In lock-step the world advances only on the command whose stamp is that of its last
+observation, and its time is its own, going on over resets. In real time it follows the wall clock.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as LateError
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 from sensor_msgs.msg import JointState as JointStateMessage
 from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
@@ -24,11 +24,19 @@ from trajectory_msgs.msg import JointTrajectory
 from irevla_msgs.msg import StepInfo
 from irevla_msgs.srv import ResetWorld
 from irevla_policy.errors import UserError
+from irevla_policy.robot.camera import Intrinsics
 from irevla_policy.robot.observation import UInt8Image, Vector
 from irevla_policy.robot.profile import RobotProfile, load_profile
 from irevla_policy.ros import qos
 from irevla_policy.ros.lifecycle import spin
-from irevla_policy.ros.messages import floats, image_message, joint_state_message, nanoseconds, time_message
+from irevla_policy.ros.messages import (
+    camera_info_message,
+    floats,
+    image_message,
+    joint_state_message,
+    nanoseconds,
+    time_message,
+)
 from irevla_policy.ros.parameters import NodeSettings, declare
 from irevla_policy.ros.sim_drivers import LockStepDriver, Reset, Started, WorldThread
 from irevla_policy.settings import SettingsError, setting
@@ -95,6 +103,7 @@ class SimNode(Node):
     def _make_publishers(self) -> None:
         profile, sensor = self._profile, qos.sensor(self._lock_step)
         self._images = {camera.name: self.create_publisher(Image, camera.topic, sensor) for camera in profile.cameras}
+        self._infos = {name: self.create_publisher(CameraInfo, t, sensor) for name, t in profile.info_topics.items()}
         self._joint_states = self.create_publisher(JointStateMessage, profile.joint_states_topic, sensor)
         self._step_info = self.create_publisher(StepInfo, "/irevla/step_info", sensor)
         self._instruction = self.create_publisher(String, "/irevla/instruction", qos.latched())
@@ -221,10 +230,14 @@ class SimNode(Node):
             self.get_logger().info(f"episode ended: {how} after {world.steps} steps")
         self._ended = ended
 
-    def images(self, stamp: int, images: dict[str, UInt8Image]) -> None:
-        """Publish the cameras' images."""
-        for name, image in images.items():
-            self._images[name].publish(image_message(image, stamp, f"{name}_optical_frame"))
+    def images(self, stamp: int, images: Mapping[str, UInt8Image], intrinsics: Mapping[str, Intrinsics]) -> None:
+        """Publish the cameras' images, then their calibrations: nobody waits for these."""
+        for camera in self._profile.cameras:
+            self._images[camera.name].publish(image_message(images[camera.name], stamp, camera.optical_frame))
+        for camera in self._profile.cameras:
+            if camera.name in self._infos:
+                info = camera_info_message(camera, intrinsics[camera.name], stamp, camera.optical_frame)
+                self._infos[camera.name].publish(info)
 
     def error(self, text: str) -> None:
         """Log something that is wrong; at most once in 2 s."""

@@ -13,11 +13,11 @@ import mujoco
 import numpy as np
 
 from irevla_policy.errors import UserError
-from irevla_policy.robot.profile import Camera
+from irevla_policy.robot.camera import Camera
 from irevla_policy.ros.sim_drivers import CLOSE_SECONDS, Output, Reset, Started, WorldThread
 from irevla_policy.sim.controller import Trajectory, TrajectoryController
 from irevla_policy.sim.disturbance import Disturbance
-from irevla_policy.sim.rendering import CameraRenderer
+from irevla_policy.sim.rendering import CameraRenderer, intrinsics_of
 from irevla_policy.sim.simulated import SimulatedWorld, TaskEnvironment
 
 _LATE_SECONDS = 0.1
@@ -249,4 +249,4 @@ class _RenderThread:
         if self.disturbance is not None:
             images = self.disturbance.images(images)
             time.sleep(max(0.0, self.disturbance.settings.latency - (self._output.now() - stamp) * 1e-9))
-        self._output.images(stamp, images)
+        self._output.images(stamp, images, intrinsics_of(environment.model, self._cameras, self._views))

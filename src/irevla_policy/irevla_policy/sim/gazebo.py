@@ -19,7 +19,8 @@ import numpy as np
 import yaml
 
 from irevla_policy.errors import UserError
-from irevla_policy.robot.profile import Camera, RobotProfile
+from irevla_policy.robot.camera import Camera
+from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.sim.franka import BASE, FINGER_OPENING, FINGERS, PHYSICS_RATE
 from irevla_policy.sim.sdf import add_inertial, camera_sensor, geoms_of, is_seen, is_solid, world_sdf
 from irevla_policy.sim.tabletop import tabletop_scene
@@ -223,10 +224,9 @@ def _controllers(profile: RobotProfile, controller: str) -> dict[str, Any]:
 
 def _bridge(profile: RobotProfile) -> list[dict[str, str]]:
     topics = [("/clock", "rosgraph_msgs/msg/Clock", "gz.msgs.Clock")]
-    for camera in profile.cameras:
-        topics.append((camera.topic, "sensor_msgs/msg/Image", "gz.msgs.Image"))
-        beside = camera.topic.rsplit("/", 1)[0] + "/camera_info"
-        topics.append((beside, "sensor_msgs/msg/CameraInfo", "gz.msgs.CameraInfo"))
+    topics += [(camera.topic, "sensor_msgs/msg/Image", "gz.msgs.Image") for camera in profile.cameras]
+    # Gazebo, too, publishes the calibration beside the images.
+    topics += [(topic, "sensor_msgs/msg/CameraInfo", "gz.msgs.CameraInfo") for topic in profile.info_topics.values()]
     return [
         {
             "ros_topic_name": topic,

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import mujoco
 import numpy as np
 
+from irevla_policy.robot.camera import Camera, Intrinsics
 from irevla_policy.robot.observation import UInt8Image
-from irevla_policy.robot.profile import Camera
 from irevla_policy.sim.gl import GL_ADVICE
 from irevla_policy.sim.tasks import CameraPose
 from irevla_policy.sim.world import WorldError
@@ -51,6 +51,18 @@ def add_cameras(
         elif existing is None:
             known = sorted({*poses, *(item.name for item in spec.cameras)})
             raise WorldError(f"no camera {name!r} in the scene; known cameras: {', '.join(known)}")
+
+
+def intrinsics_of(model: mujoco.MjModel, cameras: Sequence[Camera], views: Mapping[str, str]) -> dict[str, Intrinsics]:
+    """What the images of a model are projected with, by the profile's name of the camera.
+
+    Args:
+        model: The scene.
+        cameras: The profile's cameras.
+        views: The profile's name of a camera to the scene's name; the same where left out.
+    """
+    fovy = {camera.name: float(model.camera(views.get(camera.name, camera.name)).fovy[0]) for camera in cameras}
+    return {camera.name: Intrinsics.of_view(fovy[camera.name], camera.width, camera.height) for camera in cameras}
 
 
 class CameraRenderer:

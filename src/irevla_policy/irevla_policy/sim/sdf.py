@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import mujoco
 import numpy as np
 
-from irevla_policy.robot.profile import Camera
+from irevla_policy.robot.camera import Camera
 from irevla_policy.sim.urdf import numbers, roll_pitch_yaw
 
 SYSTEMS = {
@@ -100,6 +100,8 @@ def camera_sensor(model: mujoco.MjModel, number: int, camera: Camera, pose: bool
     vertical = math.radians(float(model.cam_fovy[number]))
     horizontal = 2.0 * math.atan(math.tan(0.5 * vertical) * camera.width / camera.height)
     _add(lens, "horizontal_fov", repr(round(horizontal, 9)))
+    # What Gazebo writes into the headers of images and camera_info.
+    _add(lens, "optical_frame_id", camera.optical_frame)
     image = _add(lens, "image")
     _add(image, "width", str(camera.width))
     _add(image, "height", str(camera.height))

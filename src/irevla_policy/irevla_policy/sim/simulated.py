@@ -16,12 +16,13 @@ import mujoco
 import numpy as np
 
 from irevla_policy.robot.action import ActionMapper
+from irevla_policy.robot.camera import Intrinsics
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.limits import MotionLimiter, Setpoint
 from irevla_policy.robot.observation import Observation, UInt8Image, Vector
 from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.sim.disturbance import Disturbance
-from irevla_policy.sim.rendering import CameraRenderer
+from irevla_policy.sim.rendering import CameraRenderer, intrinsics_of
 from irevla_policy.sim.tasks import TaskError, TaskFile, Variation
 from irevla_policy.sim.world import StepResult, WorldError
 
@@ -286,6 +287,11 @@ class SimulatedWorld(ABC):
             self._scene.renderer = CameraRenderer(environment.model, self.profile.cameras, self.views)
         shown = self._past[0] if self._past else environment.data
         return self.disturbance.images(self._scene.renderer.render(shown))
+
+    @property
+    def intrinsics(self) -> dict[str, Intrinsics]:
+        """What the images of all cameras of the profile are projected with, by name."""
+        return intrinsics_of(self.environment.model, self.profile.cameras, self.views)
 
     def close(self) -> None:
         """Give renderers and models back; call it on the thread that rendered."""

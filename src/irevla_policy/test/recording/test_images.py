@@ -17,7 +17,7 @@ from irevla_policy.recording.images import (
     encode_compressed,
     encode_image,
 )
-from irevla_policy.robot.profile import Camera
+from irevla_policy.robot.camera import Camera
 
 CAMERA = Camera(name="corner", topic="/camera/image_raw", width=6, height=4, encoding="rgb8")
 RGB = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)

@@ -41,6 +41,7 @@ class StandInRobot:
         self.domain = domain
         self.measured = np.array(PROFILE.home)
         self.camera = self.joints = True
+        self.camera_every = 5  # joint states, which come at 100 Hz
         self.change_joints: Callable[[JointState], None] = lambda message: None
         self.change_image: Callable[[Image], None] = lambda message: None
         self.status = PolicyStatus()
@@ -115,7 +116,7 @@ class StandInRobot:
                 states = joint_state_message(PROFILE, stamp, self.measured, 0.1)
                 self.change_joints(states)
                 self._states.publish(states)
-            if self.camera and tick % 5 == 0:
+            if self.camera and tick % self.camera_every == 0:
                 image = image_message(self._frame, stamp)
                 self.change_image(image)
                 self.images.publish(image)

@@ -18,7 +18,8 @@ from irevla_policy.graph.description import Graph, NodeSpec
 from irevla_policy.graph.supervisor import Supervisor
 from irevla_policy.recording.storage import open_reader
 from irevla_policy.recording.topics import compressed_name
-from irevla_policy.robot.profile import Camera, RobotProfile
+from irevla_policy.robot.camera import Camera
+from irevla_policy.robot.profile import RobotProfile
 from irevla_trainer.bench.result import BenchResult, Target
 from irevla_trainer.bench.session import rig, write_profile
 from irevla_trainer.ros.rig import Rig

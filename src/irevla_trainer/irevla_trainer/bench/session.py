@@ -19,7 +19,8 @@ from irevla_policy.errors import RunError
 from irevla_policy.graph.description import Graph, NodeSpec
 from irevla_policy.graph.environment import adopt_environment
 from irevla_policy.graph.supervisor import Supervisor
-from irevla_policy.robot.profile import Camera, RobotProfile, load_profile
+from irevla_policy.robot.camera import Camera
+from irevla_policy.robot.profile import RobotProfile, load_profile
 from irevla_policy.ros import qos
 from irevla_policy.settings import to_dict
 from irevla_trainer.ros.rig import Answers, Rig

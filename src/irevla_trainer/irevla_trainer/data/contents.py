@@ -16,7 +16,8 @@ from irevla_policy.recording.episode import EpisodeInfo
 from irevla_policy.recording.interfaces import InterfaceError, full_name, peek_stamp, peek_uint32
 from irevla_policy.recording.quota import folder_size
 from irevla_policy.recording.storage import BagError, BagReader, Message
-from irevla_policy.robot.profile import Camera, RobotProfile
+from irevla_policy.robot.camera import Camera
+from irevla_policy.robot.profile import RobotProfile
 
 # Stamp of a message too short to hold one; no decision has it.
 _NO_STAMP = -1

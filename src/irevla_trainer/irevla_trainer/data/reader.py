@@ -22,8 +22,9 @@ from irevla_policy.recording.episode import EpisodeInfo
 from irevla_policy.recording.images import ImageError, decode_compressed, decode_image
 from irevla_policy.recording.interfaces import InterfaceError
 from irevla_policy.recording.storage import BagError, BagReader, Message, open_reader
+from irevla_policy.robot.camera import Camera
 from irevla_policy.robot.kinematics import ArmKinematics
-from irevla_policy.robot.profile import Camera, RobotProfile
+from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.robot.proprioception import proprioceptive_state
 from irevla_trainer.data import decided
 from irevla_trainer.data.alignment import align

@@ -29,11 +29,12 @@ from irevla_msgs.srv import ResetWorld
 from irevla_policy.errors import UserError
 from irevla_policy.recording.images import decode_image
 from irevla_policy.robot.assembly import ObservationAssembler
+from irevla_policy.robot.camera import Camera
 from irevla_policy.robot.decision import Source
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.observation import Observation
 from irevla_policy.robot.pilot import Pilot, ServedPolicy
-from irevla_policy.robot.profile import Camera, RobotProfile
+from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.robot.proprioception import proprioceptive_state
 from irevla_policy.ros import qos
 from irevla_policy.ros.guard_messages import action_message

@@ -131,7 +131,7 @@ class Player:
             if name not in self._publishers:
                 kind = _message_class(reader.topics[name].type)
                 assert kind is not None
-                quality = _quality(latched=self._latched(reader, name))
+                quality = _quality(latched=self._latched(reader, name), newest=name in LATCHED)
                 self._publishers[name] = self._client.node.create_publisher(kind, name, quality)
         deadline = time.monotonic() + self._client.patience
         self._client.wait(
@@ -229,11 +229,12 @@ def _message_class(message_type: str) -> Any:
         return None
 
 
-def _quality(latched: bool) -> QoSProfile:
+def _quality(latched: bool, newest: bool) -> QoSProfile:
+    """Of a topic; of some latched ones only the newest counts, others (/tf_static) come in parts."""
     return QoSProfile(
         reliability=ReliabilityPolicy.RELIABLE,
         history=HistoryPolicy.KEEP_LAST,
-        depth=1 if latched else 2 * _WINDOW,
+        depth=1 if newest else 2 * _WINDOW,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
     )
 
