@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
 
 from irevla_msgs.msg import Command, PolicyStatus
+from irevla_policy.recording.images import encode_compressed
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.proposal import Proposal
 from irevla_policy.ros import qos
@@ -332,6 +334,25 @@ def test_another_robot_is_refused(graph, change, word):
     assert process.returncode == 2
     assert word in output
     assert "irevla_guard: could not configure" in output and "Traceback" not in output
+
+
+def test_another_camera_is_refused_in_the_transport_that_is_used(graph):
+    described = graph.node.create_publisher(String, "/robot_description", qos.latched())
+    described.publish(String(data=PROFILE.urdf_path.read_text()))
+    compressed = graph.node.create_publisher(CompressedImage, "/camera/image_raw/compressed", qos.sensor())
+    small = encode_compressed(np.zeros((48, 64, 3), np.uint8))
+    graph.change_image = lambda image: compressed.publish(CompressedImage(header=image.header, data=small))
+    words = ["-p", "check_robot:=true", "-p", "image_transport:=compressed"]
+    process = graph.start("-m", "irevla_policy.ros.guard_node", "--ros-args", *words)
+    try:
+        output, _ = process.communicate(timeout=20.0)
+    finally:
+        process.kill()
+        graph.change_image = lambda image: None
+        graph.node.destroy_publisher(described)
+    assert process.returncode == 2
+    assert "sawyer.yaml:4: cameras[0]: width: /camera/image_raw/compressed comes with 64 x 48 px" in output
+    assert "Traceback" not in output
 
 
 def catches(pid: int, number: int) -> bool:
