@@ -100,7 +100,7 @@ class RecorderNode(Node):
         message_type = getattr(importlib.import_module(f"{package}.msg"), name)
         profiles: dict[str, Callable[[], QoSProfile]] = {
             "observation": lambda: qos.sensor(self._lock_step, depth=100),
-            "calibration": lambda: qos.sensor(self._lock_step),
+            "calibration": lambda: qos.sensor(self._lock_step, depth=100),
             "latched": lambda: qos.latched(source.recorded.offers[0].depth),
             "event": qos.recorded,
         }

@@ -132,6 +132,78 @@ def test_an_episode_describes_itself(tmp_path: Path, bag_backend: str) -> None:
     rig.recorder.close()
 
 
+def calibration(stamp: int, focal_length: float) -> bytes:
+    message = interfaces.make(
+        "sensor_msgs/msg/CameraInfo",
+        header=interfaces.make_header(stamp, "camera"),
+        height=96,
+        width=96,
+        distortion_model="plumb_bob",
+        d=np.zeros(5),
+        k=np.array([focal_length, 0.0, 47.5, 0.0, focal_length, 47.5, 0.0, 0.0, 1.0]),
+        r=np.eye(3).ravel(),
+        p=np.zeros(12),
+        binning_x=0,
+        binning_y=0,
+        roi=interfaces.make(
+            "sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
+        ),
+    )
+    return interfaces.serialize(message, "sensor_msgs/msg/CameraInfo")
+
+
+def transforms(**heights: float) -> bytes:
+    """Frames above the frame `base`, m."""
+    found = []
+    for frame, height in heights.items():
+        transform = interfaces.make(
+            "geometry_msgs/msg/Transform",
+            translation=interfaces.make("geometry_msgs/msg/Vector3", x=0.0, y=0.0, z=height),
+            rotation=interfaces.make("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0),
+        )
+        header = interfaces.make_header(START, "base")
+        fields = {"header": header, "child_frame_id": frame, "transform": transform}
+        found.append(interfaces.make("geometry_msgs/msg/TransformStamped", **fields))
+    message = interfaces.make("tf2_msgs/msg/TFMessage", transforms=found)
+    return interfaces.serialize(message, "tf2_msgs/msg/TFMessage")
+
+
+def test_calibrations_are_recorded_as_they_come(tmp_path: Path, bag_backend: str) -> None:
+    rig = Rig(tmp_path)
+    path = rig.recorder.start(EpisodeInfo("a"))
+    for step in range(3):
+        rig.observe(step)
+        rig.take("/camera/camera_info", calibration(START + step, 100.0 + step))
+    ended = rig.recorder.finish()
+    assert ended.info.steps == 0 and not ended.tally.problem
+    with closing(open_reader(path)) as reader:
+        found = [reader.deserialize(message) for message in reader.messages(["/camera/camera_info"])]
+    assert [message.k[0] for message in found] == [100.0, 101.0, 102.0]
+    assert [interfaces.stamp_of(message.header) for message in found] == [START, START + 1, START + 2]
+    rig.recorder.close()
+
+
+def test_every_episode_has_all_static_transforms(tmp_path: Path, bag_backend: str) -> None:
+    rig = Rig(tmp_path)
+    # Of several publishers, long before; what one says again replaces what it said.
+    rig.take(topics.STATIC_TRANSFORMS, transforms(link1=0.3, hand=0.1))
+    rig.take(topics.STATIC_TRANSFORMS, transforms(scene=0.5))
+    rig.take(topics.STATIC_TRANSFORMS, transforms(scene=0.6))
+    expected = [{"link1": 0.3, "hand": 0.1, "scene": 0.6}]
+    for name in ("a", "b"):
+        path = rig.recorder.start(EpisodeInfo(name))
+        if name == "b":
+            rig.take(topics.STATIC_TRANSFORMS, transforms(wrist=0.05))
+            expected.append({"wrist": 0.05})
+        rig.recorder.finish()
+        with closing(open_reader(path)) as reader:
+            messages = [reader.deserialize(message) for message in reader.messages([topics.STATIC_TRANSFORMS])]
+            assert reader.topics[topics.STATIC_TRANSFORMS].type == "tf2_msgs/msg/TFMessage"
+        heights = [{t.child_frame_id: t.transform.translation.z for t in message.transforms} for message in messages]
+        assert heights == expected
+    rig.recorder.close()
+
+
 def test_what_came_before_the_reset_does_not_count(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.recorder.start(EpisodeInfo("a"))

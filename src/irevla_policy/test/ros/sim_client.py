@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
@@ -78,6 +78,7 @@ class SimClient:
         self.executor.add_node(self.node)
         self.seen: dict[int, Seen] = {}
         self.stamps: dict[str, list[int]] = {"image": [], "joints": [], "step": []}
+        self.calibrations: dict[str, dict[int, CameraInfo]] = {camera.name: {} for camera in self.profile.cameras}
         self.instructions: list[str] = []
         self.interventions: dict[int, Action] = {}
         self.kinematics = ArmKinematics(self.profile)
@@ -86,6 +87,9 @@ class SimClient:
         sensor = qos.sensor(self.lock_step, depth=20)
         subscribe = self.node.create_subscription
         subscribe(Image, self.profile.cameras[0].topic, self._on_image, sensor)
+        for name, topic in self.profile.info_topics.items():
+            kept = self.calibrations[name]
+            subscribe(CameraInfo, topic, lambda m, k=kept: k.update({nanoseconds(m.header.stamp): m}), sensor)
         subscribe(JointState, self.profile.joint_states_topic, lambda m: self._keep("joints", m), sensor)
         subscribe(StepInfo, "/irevla/step_info", lambda m: self._keep("step", m), sensor)
         subscribe(String, "/irevla/instruction", lambda m: self.instructions.append(m.data), qos.latched())

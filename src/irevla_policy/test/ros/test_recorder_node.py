@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -31,9 +32,10 @@ from irevla_policy.recording.episode import read_label
 from irevla_policy.recording.interfaces import peek_stamp, stamp_of
 from irevla_policy.recording.recovery import unfinished
 from irevla_policy.recording.storage import backend, open_reader
+from irevla_policy.robot.camera import Intrinsics
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.ros import qos
-from irevla_policy.ros.messages import image_message, joint_state_message, time_message
+from irevla_policy.ros.messages import camera_info_message, image_message, joint_state_message, time_message
 
 PROFILE = load_profile("sawyer")
 START = 1_700_000_000_000_000_000
@@ -156,6 +158,32 @@ def test_an_episode_is_recorded_and_labelled(robot: Robot, tmp_path: Path) -> No
     for topic, found in others.items():
         assert [stamp for stamp in found if stamp >= START] == stamps[: 39 if topic == topics.COMMAND else 40]
     assert robot.announced[-1].success == EpisodeInfo.SUCCESS_NO
+
+
+def test_calibrations_are_recorded_and_need_not_be_there(robot: Robot, tmp_path: Path) -> None:
+    lens = Intrinsics.of_view(45.0, 96, 96)
+    with process("recorder_node", tmp_path, lock_step=True, folder=tmp_path / "bags", keep_free_gb=0.0):
+        without = robot.start()
+        robot.observe(0, terminated=True)
+        assert without.accepted and robot.call(StopEpisode, "/irevla/stop_episode").accepted
+        infos = robot.node.create_publisher(CameraInfo, "/camera/camera_info", qos.sensor(lock_step=True))
+        deadline = time.monotonic() + PATIENCE
+        while not infos.get_subscription_count() and time.monotonic() < deadline:
+            robot.executor.spin_once(0.05)
+        started = robot.start()
+        for number in range(10):
+            robot.observe(number, terminated=number == 9)
+            infos.publish(camera_info_message(PROFILE.cameras[0], lens, START + number * PERIOD, "camera"))
+        assert robot.call(StopEpisode, "/irevla/stop_episode").dropped == 0
+    with closing(open_reader(started.path)) as reader:
+        found = [reader.deserialize(message) for message in reader.messages(["/camera/camera_info"])]
+        recorded = set(reader.topics)
+    assert [stamp_of(message.header) for message in found] == [START + number * PERIOD for number in range(10)]
+    assert found[0].k[0] == lens.fx
+    log = (tmp_path / "recorder_node.log").read_text()
+    installed = importlib.util.find_spec("tf2_msgs") is not None
+    assert (topics.STATIC_TRANSFORMS in recorded) == installed
+    assert ("/tf_static is not recorded: the package tf2_msgs is not installed" in log) != installed
 
 
 def test_stopping_waits_for_the_rest_of_the_last_observation(robot: Robot, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from irevla_msgs.msg import StepInfo
@@ -183,6 +183,48 @@ def test_image_size_is_a_parameter_and_the_clock_is_the_stamp(client: SimClient,
         client.wait(lambda: stamp in clocks)
         client.send(client.seen[stamp], np.zeros(4))
         client.wait(lambda: stamp + 50_000_000 in clocks)
+        client.wait(lambda: stamp in client.calibrations["corner"])
+        info = client.calibrations["corner"][stamp]
+        assert (info.width, info.height, info.k[2], info.k[5]) == (64, 48, 31.5, 23.5)
+
+
+@pytest.mark.parametrize("lock_step", [True, False])
+def test_every_image_comes_with_the_calibration_that_the_profile_promises(tmp_path: Path, lock_step: bool) -> None:
+    profile = load_profile("panda")
+    client = SimClient(lock_step, profile)
+    images: dict[str, set[tuple[int, str]]] = {}
+    for camera in profile.cameras:
+        keep = images[camera.name] = set()
+        client.node.create_subscription(
+            Image,
+            camera.topic,
+            lambda m, k=keep: k.add((nanoseconds(m.header.stamp), m.header.frame_id)),
+            qos.sensor(lock_step),
+        )
+    try:
+        with process(
+            "sim_node", tmp_path, robot="panda", world="tabletop", task="pick-can", seed=0, lock_step=lock_step
+        ):
+            client.wait(lambda: all(client.calibrations.values()) and all(images.values()), seconds=60.0)
+            client.spin(1.2)
+    finally:
+        client.close()
+    for camera in profile.cameras:
+        found = client.calibrations[camera.name]
+        # Best effort in real time: what came when one of the two was lost is left out.
+        together = {entry for entry in images[camera.name] if entry[0] in found}
+        assert len(together) >= (1 if lock_step else 6)
+        for stamp, frame in together:
+            info = found[stamp]
+            assert info.header.frame_id == frame == camera.frame
+            assert (info.width, info.height) == (camera.width, camera.height)
+            assert (info.distortion_model, list(info.d)) == ("plumb_bob", [0.0] * 5)
+            matrix, projection = info.k.reshape(3, 3), info.p.reshape(3, 4)
+            lens = camera.intrinsics
+            expected = [[lens.fx, 0.0, lens.cx], [0.0, lens.fy, lens.cy], [0.0, 0.0, 1.0]]
+            assert matrix == pytest.approx(np.array(expected), abs=0.01)
+            assert (projection[:, :3] == matrix).all() and (projection[:, 3] == 0.0).all()
+            assert (info.r.reshape(3, 3) == np.eye(3)).all()
 
 
 def test_a_renderer_that_fails_ends_the_node_with_one_line(tmp_path: Path) -> None:

@@ -171,11 +171,15 @@ def test_controllers_drive_the_joints_of_profile_and_robot(files: GazeboFiles, r
 
 def test_the_bridge_has_every_camera_of_the_profile_and_gazebo_sends_them(files: GazeboFiles, robot: str) -> None:
     bridge = {entry["gz_topic_name"]: entry["ros_topic_name"] for entry in yaml.safe_load(files.bridge.read_text())}
-    wanted = {camera.topic for camera in load_profile(robot).cameras}
+    cameras = load_profile(robot).cameras
+    wanted = {camera.topic for camera in cameras}
     assert {"/clock", *wanted} <= set(bridge.values())
     sensors = [*ElementTree.parse(files.world).iter("sensor"), *ElementTree.parse(files.robot).iter("sensor")]
     assert {"/" + sensor.findtext("topic") for sensor in sensors} == wanted
     assert wanted <= set(bridge)
+    assert {"/camera/camera_info", "/wrist_camera/camera_info"} <= set(bridge)
+    frames = {"/" + sensor.findtext("topic"): sensor.findtext("camera/optical_frame_id") for sensor in sensors}
+    assert frames == {camera.topic: camera.frame for camera in cameras}
 
 
 @pytest.mark.parametrize(
