@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import rclpy
+from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
@@ -24,6 +25,7 @@ from irevla_policy.ros.messages import camera_info_message
 from irevla_policy.ros.robot_check import ControllerCheck, check_robot
 
 sys.path.insert(0, str(Path(__file__).parent))
+from sim_client import process
 from stand_in_robot import PROFILE, StandInRobot
 
 CAMERA = PROFILE.cameras[0]
@@ -33,8 +35,6 @@ LENS = Intrinsics(100.0, 100.0, 47.5, 47.5)
 @pytest.fixture(scope="module")
 def graph() -> Iterator[StandInRobot]:
     robot = StandInRobot()
-    described = robot.node.create_publisher(String, "/robot_description", qos.latched())
-    described.publish(String(data=PROFILE.urdf_path.read_text()))
     rclpy.init(domain_id=robot.domain)
     # As in the guard, whose node knows the graph already when the check begins.
     guard = rclpy.create_node("guard")
@@ -44,6 +44,14 @@ def graph() -> Iterator[StandInRobot]:
         guard.destroy_node()
         rclpy.shutdown()
         robot.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def described(graph: StandInRobot) -> Publisher:
+    """Publishes what the robot is."""
+    publisher = graph.node.create_publisher(String, "/robot_description", qos.latched())
+    publisher.publish(String(data=PROFILE.urdf_path.read_text()))
+    return publisher
 
 
 @pytest.fixture
@@ -264,3 +272,14 @@ def test_without_its_messages_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) 
     manager = Manager(joint_trajectory_controller="inactive")
     assert ControllerCheck(manager, PROFILE, 5.0).problem() == ""  # type: ignore[arg-type]
     assert manager.service == ""
+
+
+def test_the_simulated_arm_passes_as_a_physical_one(robot: StandInRobot, described: Publisher, tmp_path: Path) -> None:
+    panda = load_profile("panda")
+    described.publish(String(data=panda.urdf_path.read_text()))
+    robot.camera = False  # its images would be among those of the simulator
+    try:
+        with process("sim_node", tmp_path, robot="panda", world="tabletop", task="pick-can", seed=0):
+            check_robot(panda, 30.0)
+    finally:
+        described.publish(String(data=PROFILE.urdf_path.read_text()))

@@ -139,9 +139,9 @@ class Player:
         )
 
     def _can_publish(self, reader: BagReader, name: str) -> bool:
-        kind = reader.topics[name].type
+        kind, count = reader.topics[name].type, reader.topics[name].count
         known = _message_class(kind) is not None
-        if not known:
+        if count and not known:
             self._client.node.get_logger().warning(f"{name} is not played: message type {kind} is not installed")
         return known
 
