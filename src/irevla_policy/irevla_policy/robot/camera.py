@@ -14,7 +14,7 @@ _LARGEST_LENGTH = 100_000.0  # px; a longer focal length is one in another unit
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """Focal lengths and principal point, as K of sensor_msgs/CameraInfo has them."""
+    """Focal lengths and principal point, which K of its `camera_info` has; left out, they are not compared."""
 
     fx: float = setting(doc="Focal length along x", unit="px", above=0.0, at_most=_LARGEST_LENGTH)
     fy: float = setting(doc="Focal length along y", unit="px", above=0.0, at_most=_LARGEST_LENGTH)
