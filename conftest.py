@@ -19,13 +19,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
-_GRAPHS = {"ros", "graph"}
+_TIMED = (("src", "irevla_policy", "test", "ros"), ("src", "irevla_policy", "test", "graph"), ("test",))
 _ROOT = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that bring up node graphs: those in folders of these names, and those of all packages together."""
+    """Mark tests of what runs beside a robot, and of all packages together: their graphs keep times.
+
+    The trainer's graphs do not, and every process has them on a domain of its own.
+    """
     for item in items:
-        folders = item.path.relative_to(_ROOT).parts[:-1]
-        if _GRAPHS & set(folders) or folders == ("test",):
+        if item.path.relative_to(_ROOT).parts[:-1] in _TIMED:
             item.add_marker("graph")

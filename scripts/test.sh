@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The quick suite in two parts: what needs no node graph in a process for each core, then the graphs, which are timed, one
-# after the other. Arguments go to pytest; a part that has none of the tests that they name is left out.
+# The quick suite in two parts: first in a process for each core, then one after the other the graphs whose times count.
+# Arguments go to pytest; a part that has none of the tests that they name is left out.
 set -uo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
