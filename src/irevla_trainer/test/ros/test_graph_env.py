@@ -25,6 +25,8 @@ from irevla_trainer.ros.graph_client import GraphClient
 from irevla_trainer.ros.graph_env import GraphEnvironment
 from irevla_trainer.ros.graph_worlds import GraphWorlds
 
+pytestmark = pytest.mark.graph  # answers and observations have to come in time
+
 PROFILE = load_profile("sawyer")
 
 

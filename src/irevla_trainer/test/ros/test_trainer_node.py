@@ -33,6 +33,8 @@ from irevla_policy.ros import qos
 from irevla_policy.ros.guard_messages import diagnostics
 from irevla_trainer.jobs.job import all_jobs
 
+pytestmark = pytest.mark.graph  # answers and observations have to come in time
+
 PATIENCE = 30.0
 
 
