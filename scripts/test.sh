@@ -4,6 +4,10 @@
 set -uo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
+# One more than cores: some tests wait for processes.
+workers=$(nproc)
+workers=$((workers < 8 ? workers + 1 : 8))
+
 ran=0
 failed=0
 part() {
@@ -15,7 +19,7 @@ part() {
     esac
 }
 
-part -m "not slow and not graph" --numprocesses auto --maxprocesses 8 "$@"
+part -m "not slow and not graph" --numprocesses "$workers" "$@"
 part -m "not slow and graph" "$@"
 if [ $failed -eq 0 ] && [ $ran -eq 0 ]; then
     echo "test: no test was found" >&2

@@ -92,6 +92,7 @@ def flying(profile: Path, checkpoint: Path) -> Iterator[Observed]:
         robot.close()
 
 
+@pytest.mark.slow
 def test_every_observation_is_answered_while_the_model_is_at_work(patient, checkpoint):
     with flying(patient, checkpoint(ENOUGH)) as robot:
         time.sleep(1.0)

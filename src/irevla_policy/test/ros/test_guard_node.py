@@ -273,7 +273,7 @@ def test_a_second_guard_makes_both_hold(robot):
         finally:
             output = finish(second)
         assert second.returncode == 0, output
-        robot.wait_for_state(RUNNING)
+        robot.wait_for_state(RUNNING, seconds=25.0)  # its farewell may be lost, and then its lease has to run out
     robot.path.clear()  # of two guards
 
 
