@@ -39,7 +39,7 @@ def check_robot(profile: RobotProfile, patience: float, transport: str | None = 
             camera is missing, another, or too slow; says which line of which file to change.
     """
     # A node of its own: it is spun inside a callback of another.
-    node = rclpy.create_node("irevla_robot_check", start_parameter_services=False)
+    node = rclpy.create_node("irevla_robot_check", start_parameter_services=False, enable_rosout=False)
     executor = SingleThreadedExecutor()
     try:
         executor.add_node(node)

@@ -139,7 +139,9 @@ def commands(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 
 
 def test_a_slice_that_is_over_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    commands(monkeypatch, "import time; time.sleep(60)")
+    # As `irevla` does: a shell lets what it starts in the background ignore SIGINT.
+    heeds = "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler); time.sleep(60)"
+    commands(monkeypatch, heeds)
     with pytest.raises(RunError, match=r"slice of 0\.05 minutes is over in 'sft'.*the same command goes on"):
         methods.Slice(tmp_path, 0.05).work("sft", ["train"])
     commands(monkeypatch, "pass")
