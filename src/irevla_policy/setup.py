@@ -44,6 +44,7 @@ setup(
             "irevla_joystick = irevla_policy.ros.joystick_node:main",
             "irevla_arm = irevla_policy.ros.arm_node:main",
             "irevla_policy = irevla_policy.ros.policy_node:main",
+            "irevla_success = irevla_policy.ros.success_node:main",
             "irevla_recorder = irevla_policy.ros.recorder_node:main",
         ],
     },

@@ -6,6 +6,7 @@ The drivers themselves (robot_state_publisher, ros2_control with its controller,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from irevla_policy.graph import shared
@@ -27,6 +28,7 @@ ARGUMENTS = (
     Argument("check_collisions", "true", "Check the way home for collisions", _YES_NO),
     Argument("homing_speed", "0.5", "Share of the joints' largest speeds on the way home, above 0, at most 1"),
     Argument("record", "bags", "Folder for the recorder's bags; none starts no recorder"),
+    Argument("success", "", "Folder of a success classifier that labels the running episode; empty for none"),
     Argument("image_format", "jpeg", "How the recorder stores images", ("raw", "jpeg", "png")),
     *shared.ARGUMENTS,
 )
@@ -94,6 +96,9 @@ def nodes(
         found.append(node("irevla_policy", "policy_node", shared.policy_threads(), **acts))
     if folder := shared.recorder_folder(values):
         found.append(node("irevla_recorder", "recorder_node", folder=folder, image_format=values["image_format"]))
+    if values["success"]:
+        looks = {"classifier": os.path.abspath(values["success"]), "device": values["device"]}
+        found.append(node("irevla_success", "success_node", **looks))
     return found
 
 

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from sensor_msgs.msg import CameraInfo, Image, JointState
-from std_msgs.msg import String
+from sensor_msgs.msg import CameraInfo
 
 sys.path.insert(0, str(Path(__file__).parent))
+from recorded_robot import PATIENCE, PERIOD, PROFILE, START, Robot
 from sim_client import process
 
-from irevla_msgs.msg import Command, EpisodeInfo, StepInfo
+from irevla_msgs.msg import Command, EpisodeInfo
 from irevla_msgs.srv import LabelEpisode, StartEpisode, StopEpisode
-from irevla_policy.graph.environment import default_environment
 from irevla_policy.recording import topics
 from irevla_policy.recording.episode import EpisodeInfo as Described
 from irevla_policy.recording.episode import read_label
@@ -33,86 +27,8 @@ from irevla_policy.recording.interfaces import peek_stamp, stamp_of
 from irevla_policy.recording.recovery import unfinished
 from irevla_policy.recording.storage import backend, open_reader
 from irevla_policy.robot.camera import Intrinsics
-from irevla_policy.robot.profile import load_profile
 from irevla_policy.ros import qos
-from irevla_policy.ros.messages import camera_info_message, image_message, joint_state_message, time_message
-
-PROFILE = load_profile("sawyer")
-START = 1_700_000_000_000_000_000
-PERIOD = 50_000_000
-PATIENCE = 15.0
-
-
-class Robot:
-    """Publishes what a robot in lock-step publishes, and calls the recorder."""
-
-    def __init__(self) -> None:
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context)
-        self.node = rclpy.create_node("robot", context=self.context)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.node)
-        sensor = qos.sensor(lock_step=True, depth=100)
-        self.image = self.node.create_publisher(Image, "/camera/image_raw", sensor)
-        self.joints = self.node.create_publisher(JointState, "/joint_states", sensor)
-        self.step = self.node.create_publisher(StepInfo, topics.STEP_INFO, sensor)
-        self.command = self.node.create_publisher(Command, topics.COMMAND, qos.recorded())
-        self.instruction = self.node.create_publisher(String, topics.INSTRUCTION, qos.latched())
-        self.instruction.publish(String(data="reach the goal"))
-        self.announced: list[EpisodeInfo] = []
-        self.node.create_subscription(EpisodeInfo, topics.EPISODE_INFO, self.announced.append, qos.latched())
-
-    def call(self, kind: Any, name: str, **fields: Any) -> Any:
-        client = self.node.create_client(kind, name)
-        deadline = time.monotonic() + PATIENCE
-        assert client.wait_for_service(PATIENCE), name
-        future = client.call_async(kind.Request(**fields))
-        while not future.done():
-            self.executor.spin_once(0.05)
-            assert time.monotonic() < deadline, f"{name} did not answer"
-        return future.result()
-
-    def start(self, **fields: Any) -> Any:
-        """Start an episode. The recorder waits for the sensors; all is connected when it has heard them."""
-        client = self.node.create_client(StartEpisode, "/irevla/start_episode")
-        assert client.wait_for_service(PATIENCE)
-        future = client.call_async(StartEpisode.Request(**fields))
-        deadline = time.monotonic() + PATIENCE
-        while not future.done():
-            assert time.monotonic() < deadline, "the episode was not started"
-            self.observe(-1)
-            self.executor.spin_once(0.1)
-        return future.result()
-
-    def observe(self, number: int, *, terminated: bool = False, camera: bool = True) -> None:
-        stamp = START + number * PERIOD
-        pixels = np.full((96, 96, 3), number % 256, np.uint8)
-        if camera:
-            self.image.publish(image_message(pixels, stamp, "camera"))
-        self.joints.publish(joint_state_message(PROFILE, stamp, np.zeros(7), 0.0))
-        info = StepInfo(step=max(number, 0), terminated=terminated, success=terminated, seed=5, task="reach")
-        info.header.stamp = time_message(stamp)
-        self.step.publish(info)
-        if not terminated:
-            command = Command(values=[0.0] * 4, source=Command.SOURCE_INTERVENTION)
-            command.header.stamp = time_message(stamp)
-            self.command.publish(command)
-
-    def close(self) -> None:
-        self.executor.shutdown()
-        self.node.destroy_node()
-        rclpy.try_shutdown(context=self.context)
-
-
-@pytest.fixture
-def robot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Robot]:
-    # Images go through shared memory that can hold them, as in every graph.
-    for name, value in default_environment().items():
-        if name not in os.environ:
-            monkeypatch.setenv(name, value)
-    robot = Robot()
-    yield robot
-    robot.close()
+from irevla_policy.ros.messages import camera_info_message, image_message, time_message
 
 
 def last_info(bag: Path) -> Described:

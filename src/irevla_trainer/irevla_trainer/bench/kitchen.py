@@ -16,6 +16,7 @@ from irevla_trainer.bench.comparison import (
     details_of,
     figures_of,
     not_below,
+    reached,
 )
 from irevla_trainer.bench.methods import compare, tabulate
 from irevla_trainer.bench.result import BenchResult, Target
@@ -51,8 +52,7 @@ def run(
 def table(results: Results, seconds: Mapping[str, float], hours: float = 0.0) -> BenchResult:
     """Figures and targets of the methods' results; see `metaworld.table`."""
     columns = (*CATEGORY_COLUMNS, *COLUMNS)
-    targets = {f"ire_vla_{task}": Target(">=", value) for task, value in KITCHEN_COLUMNS["ire_vla"].items()}
-    targets |= not_below("ppo_replay", COLUMNS)
+    targets = reached(KITCHEN_COLUMNS["ire_vla"]) | not_below("ppo_replay", COLUMNS)
     targets[f"ire_vla_minus_sft_{LIFTED}"] = Target(">=", 0.30)
     if hours:
         targets["hours"] = Target("<=", hours)

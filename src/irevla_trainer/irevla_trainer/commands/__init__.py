@@ -24,6 +24,7 @@ COMMANDS = (
     Command("sft", "train a policy from bags by supervised fine-tuning"),
     Command("train", "train a policy with iRe-VLA: supervised fine-tuning and online reinforcement learning"),
     Command("eval", "measure a checkpoint's success per task, with intervals"),
+    Command("success", "train a classifier that tells from camera images whether an episode has succeeded"),
     Command("bench", "run a benchmark and compare it with its targets"),
     Command("inspect", "say what is in a bag or checkpoint, problems named"),
     Command("demo", "record, train and close the loop in simulation, with a report"),

@@ -61,13 +61,17 @@ def test_the_papers_own_figures_reach_its_targets(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "missed"),
     [
-        ({"ire_vla": {"microwave-open": 80}}, "ire_vla_microwave-open"),
+        ({"ire_vla": {"microwave-open": 73}}, "ire_vla_microwave-open_high"),
         ({"ppo_replay": {"knob-on": 100}, "ire_vla": {"knob-on": 60}}, "ire_vla_minus_ppo_replay_knob-on_high"),
         ({"sft": {"left-door-open": 60}}, "ire_vla_minus_sft_left-door-open"),
     ],
 )
 def test_targets_that_are_missed_are_named(changes: dict, missed: str):
     assert missed in kitchen.table(results(**changes), {}).missed
+
+
+def test_a_rate_whose_interval_holds_the_papers_figure_is_not_missed():
+    assert kitchen.table(results(ire_vla={"microwave-open": 76}), {}).holds
 
 
 def test_the_left_door_counts_among_both_categories():

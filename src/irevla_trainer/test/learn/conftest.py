@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,9 @@ from irevla_policy.model.policy import VLAPolicy
 from irevla_trainer.learn.decisions import Decisions
 
 ROBOT = RobotFacts("test_arm", ("front",), "ee_delta", 2, 1, ("gripper",), 20.0)
+
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @dataclass

@@ -22,6 +22,9 @@ from irevla_policy.settings import SettingsError, from_dict
 from irevla_trainer.data.description import describe
 from irevla_trainer.loop.settings import TrainFile
 
+# The learner gives way to whatever else runs: beside other tests it would never have its turn.
+pytestmark = pytest.mark.graph
+
 STEPS = 12
 SETTINGS = {
     "tasks": {"rl": ["pick-red-block"]},
@@ -46,15 +49,17 @@ class Robot:
     def __init__(self, folder: Path) -> None:
         self.folder, self.run = folder, folder / "run"
         (folder / "train.yaml").write_text(yaml.safe_dump(SETTINGS))
-        self.bags = folder / "bags"
+        self.bags, self.learners = folder / "bags", list[subprocess.Popen[str]]()
         arguments = {"world": "tabletop", "task": "pick-red-block", "expert": "false", "record": str(self.bags)}
         self.graph = find_graph("sim").resolve(arguments)
 
     def learn(self, *words: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "irevla_trainer.cli", "train", "--config", str(self.folder / "train.yaml")]
-        return subprocess.Popen(
+        learner = subprocess.Popen(
             [*command, "--out", str(self.run), *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
+        self.learners.append(learner)
+        return learner
 
     @property
     def stage(self) -> Path:
@@ -74,7 +79,8 @@ class Robot:
 def robot(tmp_path: Path) -> Iterator[Robot]:
     robot = Robot(tmp_path)
     yield robot
-    for process in robot.actors():
+    # Learners first: they start actors again.
+    for process in (*robot.learners, *robot.actors()):
         process.kill()
 
 
