@@ -39,7 +39,7 @@ _LOG_SECONDS = 2.0
 class SuccessNodeSettings(SensorSettings, NodeSettings):
     """Parameters of `irevla_success`."""
 
-    classifier: str = setting(doc="Folder of the success classifier")
+    classifier: str = setting("", "Folder of the success classifier")
     device: str = setting("cpu", "Where the model runs: cpu, cuda, cuda:1, ...")
     threads: int = setting(1, "Threads of a forward pass; 0 keeps torch's choice", at_least=0, at_most=256)
     slop: float = setting(

@@ -53,7 +53,7 @@ class Robot:
             assert time.monotonic() < deadline, f"{name} did not answer"
         return future.result()
 
-    def start(self, **fields: Any) -> Any:
+    def start(self, acts: bool = True, **fields: Any) -> Any:
         """Start an episode. The recorder waits for the sensors; all is connected when it has heard them."""
         client = self.node.create_client(StartEpisode, "/irevla/start_episode")
         assert client.wait_for_service(PATIENCE)
@@ -61,7 +61,7 @@ class Robot:
         deadline = time.monotonic() + PATIENCE
         while not future.done():
             assert time.monotonic() < deadline, "the episode was not started"
-            self.observe(-1)
+            self.observe(-1, acts=acts)
             self.executor.spin_once(0.1)
         return future.result()
 
