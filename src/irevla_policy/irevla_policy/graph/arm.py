@@ -26,6 +26,9 @@ ARGUMENTS = (
         "check_robot", "true", "Compare the robot, its controller and its cameras with the profile first", _YES_NO
     ),
     Argument("check_collisions", "true", "Check the way home for collisions", _YES_NO),
+    Argument("check_commands", "false", "Check every command for collisions, too", _YES_NO),
+    Argument("moveit", "", "Parameter dump of the arm's move_group, to let MoveIt check and plan; empty for Pinocchio"),
+    Argument("moveit_group", "", "MoveIt's planning group; empty when only one has the profile's joints"),
     Argument("homing_speed", "0.5", "Share of the joints' largest speeds on the way home, above 0, at most 1"),
     Argument("record", "bags", "Folder for the recorder's bags; none starts no recorder"),
     Argument("success", "", "Folder of a success classifier that labels the running episode; empty for none"),
@@ -60,6 +63,7 @@ def nodes(
     load_profile(values["robot"])
     if values["tasks"]:
         load_tasks(values["tasks"])
+    moveit = os.path.abspath(values["moveit"]) if values["moveit"] else ""
     checkpoint, parameters_file = shared.checkpoint(graph, values), shared.parameters_file(graph, values)
 
     def node(name: str, module: str, threads: int = 1, **parameters: ParameterValue) -> NodeSpec:
@@ -81,6 +85,9 @@ def nodes(
             check_robot=values["check_robot"] == "true",
             robot_timeout=robot_timeout,
             latch=True,
+            check_collisions=values["check_commands"] == "true",
+            moveit=moveit,
+            moveit_group=values["moveit_group"],
             dry_run=values["dry_run"] == "true",
         ),
         node(
@@ -89,16 +96,25 @@ def nodes(
             tasks=values["tasks"],
             speed=shared.number(graph, values, "homing_speed", 0.01, 1.0),
             check_collisions=values["check_collisions"] == "true",
+            moveit=moveit,
+            moveit_group=values["moveit_group"],
         ),
     ]
     if checkpoint:
-        acts = {"checkpoint": checkpoint, "device": values["device"]}
-        found.append(node("irevla_policy", "policy_node", shared.policy_threads(), **acts))
+        found.append(
+            node(
+                "irevla_policy",
+                "policy_node",
+                shared.policy_threads(),
+                checkpoint=checkpoint,
+                device=values["device"],
+            )
+        )
     if folder := shared.recorder_folder(values):
         found.append(node("irevla_recorder", "recorder_node", folder=folder, image_format=values["image_format"]))
     if values["success"]:
-        looks = {"classifier": os.path.abspath(values["success"]), "device": values["device"]}
-        found.append(node("irevla_success", "success_node", **looks))
+        classifier = os.path.abspath(values["success"])
+        found.append(node("irevla_success", "success_node", classifier=classifier, device=values["device"]))
     return found
 
 

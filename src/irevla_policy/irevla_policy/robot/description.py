@@ -9,7 +9,7 @@ import pinocchio
 
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.profile import RobotProfile, check_limits
-from irevla_policy.robot.urdf import joints_in
+from irevla_policy.robot.urdf import joints_in, root_link
 from irevla_policy.settings import SettingsError
 
 _POSES = 8
@@ -80,7 +80,5 @@ def _check_shape(profile: RobotProfile, model: pinocchio.Model) -> None:
 
 def _base(profile: RobotProfile, model: pinocchio.Model) -> int:
     """The frame of the robot that is the root of the profile's URDF; the robot may stand on something."""
-    root = ElementTree.parse(profile.urdf_path).getroot()
-    children = {child.get("link") for child in root.iter("child")}
-    [name] = [link.get("name", "") for link in root.iter("link") if link.get("name") not in children]
+    name = root_link(profile.urdf_path)
     return int(model.getFrameId(name)) if model.existFrame(name) else 0

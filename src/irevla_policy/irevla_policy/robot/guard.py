@@ -24,6 +24,7 @@ from irevla_policy.robot.limits import MotionLimiter, PositionKinematics
 from irevla_policy.robot.observation import Vector
 from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.robot.proposal import Proposal, ProposalError, joint_target
+from irevla_policy.robot.scene import Scene
 from irevla_policy.robot.watchdog import FUTURE_TOLERANCE
 
 # A target is aimed at one tick later than one period after its action came: the next action may be a tick late
@@ -53,6 +54,7 @@ class GuardCore:
         times: The guard's own times.
         lock_step: Whether the world waits for every answer; then nothing is timed.
         latches: Whether what a person must look at holds until it is cleared; see `Interlocks`.
+        scene: What no command may touch; None checks nothing.
     """
 
     def __init__(
@@ -62,12 +64,13 @@ class GuardCore:
         times: GuardTimes | None = None,
         lock_step: bool = False,
         latches: bool = False,
+        scene: Scene | None = None,
     ) -> None:
         self._profile = profile
         self._times = times or GuardTimes()
         self._lock_step = lock_step
         self.dt = 1.0 / profile.guard_rate
-        self._limiter = MotionLimiter(profile, kinematics, self.dt)
+        self._limiter = MotionLimiter(profile, kinematics, self.dt, scene)
         self._interlocks = Interlocks(profile, self._times, lock_step, latches)
         self._forget()
 

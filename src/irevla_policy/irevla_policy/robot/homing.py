@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import ruckig
 
-from irevla_policy.errors import UserError
 from irevla_policy.robot.collision import CollisionModel
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.profile import RobotProfile
+from irevla_policy.robot.scene import HomingError, Motion, Touch
 
 Array = npt.NDArray[np.float64]
 
@@ -26,23 +25,6 @@ _STEP = 0.05
 """rad between joint positions that are checked, of the joint that moves most."""
 
 _AT_HOME = 1e-3  # rad
-
-
-class HomingError(UserError, RuntimeError):
-    """There is no free way home."""
-
-
-@dataclass(frozen=True, eq=False)
-class Motion:
-    """A motion in time.
-
-    Attributes:
-        positions: Joint positions at the end of every period, rad, `[k, n]`; the last is the goal.
-        lifted: How far the hand is lifted first, m; 0 for the straight way.
-    """
-
-    positions: Array
-    lifted: float
 
 
 class Homing:
@@ -63,20 +45,12 @@ class Homing:
         self._acceleration = speed * np.array([joint.acceleration for joint in profile.joints])
 
     def plan(self, start: Array, period: float) -> Motion:
-        """The way home from rest.
-
-        Args:
-            start: Measured joint positions, rad, `[n]`.
-            period: Between the positions of the motion, s.
-
-        Raises:
-            HomingError: No way is free; names what is in it.
-        """
+        """See `Planner.plan`; the error names what is in the way."""
         if np.abs(start - self._home).max() < _AT_HOME:
             return Motion(self._home[None], 0.0)
         # What touches at the start may go on to: the arm has to come away from it.
         touched = self._collisions.touching(start) if self._collisions else []
-        obstacle: tuple[str, str] | None = None
+        obstacle: Touch | None = None
         for lift in (0.0, *_LIFTS):
             stops = self._stops(start, lift)
             if stops is None:
@@ -103,7 +77,7 @@ class Homing:
             return None
         return [(start, raised), (raised, self._home)]
 
-    def _first_touch(self, legs: list[tuple[Array, Array]], touched: list[tuple[str, str]]) -> tuple[str, str] | None:
+    def _first_touch(self, legs: list[tuple[Array, Array]], touched: list[Touch]) -> Touch | None:
         if self._collisions is None:
             return None
         for number, leg in enumerate(legs):

@@ -21,6 +21,10 @@ the box), then the way between sliding and braking, 1/2, 1/4, 1/16 of it.
 *Jerk.* With `jerk` in the profile the way to a target is smoothed first (`robot.smoothing`), and its next point is what
 the limits are applied to. Jerk is the only limit that gives way to another: a stop, or a wall, does not wait for it.
 
+*Collisions.* With a scene (`robot.scene`) it is verified, too, that nothing is touched: after the tick and along the
+braking that follows, every 0.05 rad and at its end. The arm stops in front of what it would touch, and does not slide
+along it. What touches already may go on to: the arm has to come away from it.
+
 *Start outside.* The limits are widened to the present position (per joint, and per axis of the box) and shrink with it:
 an arm that starts outside of them can move inward and cannot move further out.
 """
@@ -34,6 +38,7 @@ import numpy as np
 
 from irevla_policy.robot.observation import Vector
 from irevla_policy.robot.profile import RobotProfile
+from irevla_policy.robot.scene import Scene, Touch
 from irevla_policy.robot.smoothing import JerkFilter
 
 # Bits of irevla_msgs/Command.limited.
@@ -41,11 +46,13 @@ LIMITED_POSITION = 1
 LIMITED_VELOCITY = 2
 LIMITED_ACCELERATION = 4
 LIMITED_WORKSPACE = 8
+LIMITED_COLLISION = 16
 
 # A path that slides along a wall stays this far off it, because a straight line in joint space bulges.
 _WALL_CLEARANCE = 0.002
 _JACOBIAN_STEP = 1e-6
 _ROUNDING = 1e-9
+_COLLISION_STEP = 0.05  # rad, of the joint that moves most
 
 
 class PositionKinematics(Protocol):
@@ -94,13 +101,17 @@ class MotionLimiter:
         profile: Joint limits and workspace box.
         kinematics: Forward kinematics of the arm.
         dt: Time between setpoints, s.
+        scene: What may not be touched; None checks nothing.
     """
 
-    def __init__(self, profile: RobotProfile, kinematics: PositionKinematics, dt: float) -> None:
+    def __init__(
+        self, profile: RobotProfile, kinematics: PositionKinematics, dt: float, scene: Scene | None = None
+    ) -> None:
         if not dt > 0.0:
             raise ValueError(f"dt: expected a time above 0 s between setpoints, found {dt!r}")
         self.dt = dt
         self._kinematics = kinematics
+        self._scene = scene
         self._low = np.array([joint.position[0] for joint in profile.joints])
         self._high = np.array([joint.position[1] for joint in profile.joints])
         self._velocity = np.array([joint.velocity for joint in profile.joints])
@@ -140,6 +151,7 @@ class MotionLimiter:
         self._effector = np.asarray(self._kinematics.position(self._q), dtype=np.float64)
         empty = np.zeros((0, len(self._q)))
         self._braking = _Path(empty, empty, np.zeros((0, 3)))
+        self._touched = self._touching(self._q)
         if self._filter is not None:
             self._filter.reset()
 
@@ -238,7 +250,20 @@ class MotionLimiter:
         outside = self._outside(np.vstack((self._effector, effector)))
         if (outside[1:] > outside[:-1]).any():
             return None, LIMITED_WORKSPACE
+        if self._scene is not None and self._touches(positions):
+            return None, LIMITED_COLLISION
         return _Path(positions, np.outer(fractions, velocity), np.vstack((effector, effector[-1:]))), 0
+
+    def _touches(self, positions: Vector) -> bool:
+        """Whether anything is touched along positions `[k, n]` that is not touched now."""
+        rows = [positions[0]]
+        for row in positions[1:]:
+            if np.abs(row - rows[-1]).max() >= _COLLISION_STEP:
+                rows.append(row)
+        return any(self._touching(row) - self._touched for row in (*rows, positions[-1]))
+
+    def _touching(self, joints: Vector) -> set[Touch]:
+        return set(self._scene.touching(joints)) if self._scene is not None else set()
 
     def _outside(self, effector: Vector) -> Vector:
         """How far end-effector positions `[k, 3]` are outside the box, per axis, m."""
@@ -289,6 +314,8 @@ class MotionLimiter:
     def _take(self, path: _Path) -> None:
         self._q, self._v, self._effector = path.positions[0], path.velocities[0], path.effector[0]
         self._braking = path.after(1)
+        if self._touched:
+            self._touched &= self._touching(self._q)
 
     def _brake(self) -> None:
         """One tick along the verified braking trajectory, or at its end the same position again."""

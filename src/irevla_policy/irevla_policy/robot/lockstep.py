@@ -14,6 +14,7 @@ from irevla_policy.robot.limits import PositionKinematics
 from irevla_policy.robot.observation import Vector
 from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.robot.proposal import Proposal
+from irevla_policy.robot.scene import Scene
 
 # Stamps of successive observations are a control period apart to the rounding of ns.
 _STAMP_TOLERANCE = 1_000
@@ -41,12 +42,19 @@ class LockStepGuard:
         kinematics: Its forward kinematics.
         times: The guard's times; of them only `intervention_timeout` counts, as the wall time that a policy's action
             waits for a device that answered the observation before.
+        scene: What no command may touch; None checks nothing.
     """
 
-    def __init__(self, profile: RobotProfile, kinematics: PositionKinematics, times: GuardTimes | None = None) -> None:
+    def __init__(
+        self,
+        profile: RobotProfile,
+        kinematics: PositionKinematics,
+        times: GuardTimes | None = None,
+        scene: Scene | None = None,
+    ) -> None:
         self._times = times or GuardTimes()
         self._profile = profile
-        self.core = GuardCore(profile, kinematics, self._times, lock_step=True)
+        self.core = GuardCore(profile, kinematics, self._times, lock_step=True, scene=scene)
         self.forget()
 
     def forget(self) -> None:

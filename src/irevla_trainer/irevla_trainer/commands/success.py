@@ -73,23 +73,22 @@ def run(args: argparse.Namespace) -> int:
     finally:
         dataset.close()
     held_out = {name: rate.to_json() for name, rate in vars(trial).items()}
+    counted = dict(Counter({"yes": "successes", "no": "failures"}[e.info.success] for e in episodes))
     account = {
-        "episodes": dict(Counter({"yes": "successes", "no": "failures"}[e.info.success] for e in episodes)),
+        "episodes": counted,
         "tasks": dict(sorted(Counter(episode.info.task for episode in episodes).items())),
         "policy": checkpoint_version(args.checkpoint),
         "settings": to_dict(settings),
         "held_out": held_out,
     }
     classifier.save(args.out, account)
-    print(
-        f"{args.out}: made of {account['episodes']['successes']} successes, {account['episodes']['failures']} failures"
-    )
+    print(f"{args.out}: made of {counted['successes']} successes, {counted['failures']} failures")
     print(f"held out: {trial.seen} of the successes seen, {trial.early} too early")
     print(f"          {trial.false_alarms} of the failures taken for successes")
     if args.json:
         document = {
             "classifier": {"path": str(args.out), "verdict": to_dict(verdict)},
-            "episodes": account["episodes"],
+            "episodes": counted,
             "held_out": held_out,
         }
         args.json.parent.mkdir(parents=True, exist_ok=True)
