@@ -88,11 +88,16 @@ class MeasuredScene:
         finally:
             self._spent += time.perf_counter() - begin
 
-    def command_sent(self) -> None:
-        """What was asked since the last call was asked for one command."""
-        if self._spent:
-            self._costs.append(self._spent)
-            self._spent = 0.0
+    def command_sent(self) -> float:
+        """Take what was asked since the last call as asked for one command.
+
+        Returns:
+            What that has cost, s; 0 when nothing was asked.
+        """
+        spent, self._spent = self._spent, 0.0
+        if spent:
+            self._costs.append(spent)
+        return spent
 
     def cost(self) -> tuple[float, float]:
         """Median and 99th percentile of what a command has cost, s; 0 when none has been checked."""

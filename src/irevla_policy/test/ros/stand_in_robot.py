@@ -22,7 +22,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from irevla_msgs.msg import Action, Command, PolicyStatus
-from irevla_policy.robot.profile import load_profile
+from irevla_policy.robot.profile import RobotProfile, load_profile
 from irevla_policy.ros import qos
 from irevla_policy.ros.messages import image_message, joint_state_message, nanoseconds, setpoints_of
 
@@ -33,13 +33,14 @@ SOURCES = [str(Path(__file__).parents[2])]
 class StandInRobot:
     """Publishes sensors until told otherwise, follows the guard's trajectories, and keeps all that it says."""
 
-    def __init__(self) -> None:
+    def __init__(self, profile: RobotProfile = PROFILE) -> None:
+        self.profile = profile
         domain = int(os.environ["ROS_DOMAIN_ID"])  # of its own for every test run
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=domain)
         self.node = rclpy.create_node("stand_in_robot", context=self.context)
         self.domain = domain
-        self.measured = np.array(PROFILE.home)
+        self.measured = np.array(self.profile.home)
         self.camera = self.joints = True
         self.camera_every = 5  # joint states, which come at 100 Hz
         self.change_joints: Callable[[JointState], None] = lambda message: None
@@ -51,16 +52,16 @@ class StandInRobot:
         self.path: list[tuple[int, np.ndarray]] = []
         self.arrived: list[float] = []
         node = self.node
-        self.images = node.create_publisher(Image, PROFILE.cameras[0].topic, qos.sensor())
-        self._states = node.create_publisher(JointState, PROFILE.joint_states_topic, qos.sensor())
+        self.images = node.create_publisher(Image, self.profile.cameras[0].topic, qos.sensor())
+        self._states = node.create_publisher(JointState, self.profile.joint_states_topic, qos.sensor())
         self._instructions = node.create_publisher(String, "/irevla/instruction", qos.latched())
         self.interventions = node.create_publisher(Action, "/irevla/intervention", qos.command())
-        node.create_subscription(JointTrajectory, PROFILE.command.topic, self._on_trajectory, qos.recorded())
+        node.create_subscription(JointTrajectory, self.profile.command.topic, self._on_trajectory, qos.recorded())
         node.create_subscription(Command, "/irevla/command", self.commands.append, qos.recorded())
         node.create_subscription(Action, "/irevla/action", self.actions.append, qos.recorded())
         node.create_subscription(PolicyStatus, "/irevla/policy_status", self._on_status, qos.latched())
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.event())
-        camera = PROFILE.cameras[0]
+        camera = self.profile.cameras[0]
         self._frame = np.zeros((camera.height, camera.width, 3), np.uint8)
         self._ending = threading.Event()
         self._executor = SingleThreadedExecutor(context=self.context)
@@ -113,7 +114,7 @@ class StandInRobot:
         while not self._ending.is_set():
             stamp = int(self.node.get_clock().now().nanoseconds)
             if self.joints:
-                states = joint_state_message(PROFILE, stamp, self.measured, 0.1)
+                states = joint_state_message(self.profile, stamp, self.measured, 0.1)
                 self.change_joints(states)
                 self._states.publish(states)
             if self.camera and tick % self.camera_every == 0:
@@ -125,7 +126,7 @@ class StandInRobot:
             time.sleep(max(0.0, due - time.monotonic()))
 
     def _on_trajectory(self, message: JointTrajectory) -> None:
-        setpoints, _ = setpoints_of(message, PROFILE)
+        setpoints, _ = setpoints_of(message, self.profile)
         self.arrived.append(time.monotonic())
         self.path.append((nanoseconds(message.header.stamp), setpoints[-1].position))
         self.measured = setpoints[-1].position

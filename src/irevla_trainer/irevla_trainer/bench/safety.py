@@ -26,8 +26,8 @@ TARGETS = {
     "rest_p99_s": Target("<=", 0.2),
     "moved_again": Target("<=", 0.0),
 }
-ROBOTS = ("panda", "sawyer", "panda_kitchen")
-"""Whose command paths are attacked, in turn."""
+PATHS = (("panda", False), ("sawyer", False), ("panda_kitchen", False), ("panda", True))
+"""Robots whose command paths are attacked, in turn, and whether commands are checked for collisions, too."""
 
 _PART = 5000
 """Actions of one campaign."""
@@ -57,10 +57,10 @@ def run(actions: int = 1_000_000, trials: int = 5) -> BenchResult:
 def attack(actions: int) -> Account:
     """Campaigns on every core, each with a robot and a seed of its own."""
     sizes = [min(_PART, actions - begin) for begin in range(0, actions, _PART)]
-    robots = [ROBOTS[number % len(ROBOTS)] for number in range(len(sizes))]
+    paths = [PATHS[number % len(PATHS)] for number in range(len(sizes))]
     account = Account()
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        for part in pool.map(campaign, robots, sizes, range(len(sizes))):
+        for part in pool.map(campaign, *zip(*paths, strict=True), sizes, range(len(sizes))):
             account.add(part)
     return account
 
@@ -79,6 +79,9 @@ def summarise(account: Account, trials: list[Trial]) -> BenchResult:
         "moved_again": float(sum(trial.moved_again or trial.early for trial in trials)),
         "faults": float(len(trials)),
     }
+    if checks := account.collision_checks:
+        figures["collision_check_p50_ms"] = 1e3 * float(np.median(checks))
+        figures["collision_check_p99_ms"] = 1e3 * float(np.quantile(checks, 0.99))
     for busy in (False, True):
         name = "busy" if busy else "idle"
         figures[f"stop_worst_{name}_s"] = max(trial.stop_s for trial in trials if trial.busy == busy)

@@ -15,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from irevla_policy.robot.action import ActionError, ActionMapper
+from irevla_policy.robot.collision import CollisionModel
 from irevla_policy.robot.decision import Decision
 from irevla_policy.robot.guard import GuardCore
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.limits import Setpoint
 from irevla_policy.robot.profile import RobotProfile, load_profile
 from irevla_policy.robot.proposal import Proposal
+from irevla_policy.robot.scene import MeasuredScene, Scene
 
 Array = npt.NDArray[np.float64]
 
@@ -42,6 +44,7 @@ class Account:
         moving: How many of them moved.
         violations: Setpoints outside a limit, by the limit.
         worst: Limit to the largest share of it that was used, 1 for all of it.
+        collision_checks: What checking a command for collisions has cost, s.
     """
 
     actions: Counter[str] = field(default_factory=Counter)
@@ -50,6 +53,7 @@ class Account:
     moving: int = 0
     violations: Counter[str] = field(default_factory=Counter)
     worst: dict[str, float] = field(default_factory=dict)
+    collision_checks: list[float] = field(default_factory=list)
 
     def add(self, other: Account) -> None:
         """Take in another campaign's."""
@@ -58,6 +62,7 @@ class Account:
         self.commands += other.commands
         self.moving += other.moving
         self.violations += other.violations
+        self.collision_checks += other.collision_checks
         for limit, share in other.worst.items():
             self.worst[limit] = max(share, self.worst.get(limit, 0.0))
 
@@ -68,9 +73,11 @@ class Checker:
     Args:
         profile: The robot.
         start: Joint positions that the arm is at rest at before the first command, rad, `[n]`.
+        scene: What may not be touched; None for anything.
     """
 
-    def __init__(self, profile: RobotProfile, start: Array) -> None:
+    def __init__(self, profile: RobotProfile, start: Array, scene: Scene | None = None) -> None:
+        self._scene = scene
         self._dt = 1.0 / profile.guard_rate
         self._chain = Chain(profile)
         self._low = np.array([joint.position[0] for joint in profile.joints])
@@ -110,6 +117,8 @@ class Checker:
             account.worst[limit] = max(worst, account.worst.get(limit, 0.0))
             # The negation counts what is not a number.
             account.violations[limit] += int(np.sum(~(share <= allowed.get(limit, 1.0 + _TOLERANCE))))
+        if self._scene is not None:
+            account.violations["collision"] += sum(bool(self._scene.touching(row)) for row in positions)
         account.commands += len(positions)
         account.moving += int(np.any(velocity[1:] != 0.0, axis=1).sum())
         self._before = path[-2:]
@@ -226,27 +235,30 @@ class Attacker:
             yield kind, mad, kinds[kind](), int(random.integers(1, _SORTIE))
 
 
-def campaign(robot: str, actions: int, seed: int) -> Account:
+def campaign(robot: str, collisions: bool, actions: int, seed: int) -> Account:
     """Propose actions to a guard of its own and check what it sends.
 
     Args:
         robot: Profile, name or file.
+        collisions: Whether commands are checked for collisions, too.
         actions: How many.
         seed: Of everything that is drawn.
     """
-    return _Campaign(load_profile(robot), np.random.default_rng(seed)).run(actions)
+    return _Campaign(load_profile(robot), collisions, np.random.default_rng(seed)).run(actions)
 
 
 class _Campaign:
     """A simulated arm that follows its commands at once, its sensors on time, and a clock of its own."""
 
-    def __init__(self, profile: RobotProfile, random: np.random.Generator) -> None:
+    def __init__(self, profile: RobotProfile, collisions: bool, random: np.random.Generator) -> None:
         self.profile, self.random = profile, random
         kinematics = ArmKinematics(profile)
-        self.core = GuardCore(profile, kinematics)
+        self.scene = MeasuredScene(CollisionModel(profile)) if collisions else None
+        self.core = GuardCore(profile, kinematics, scene=self.scene)
         self.mapper = ActionMapper(profile, kinematics)
         self.measured = np.array(profile.home)
-        self.checker, self.account = Checker(profile, self.measured), Account()
+        self.checker = Checker(profile, self.measured, CollisionModel(profile) if collisions else None)
+        self.account = Account()
         self.attacker = Attacker(profile, random)
         self.now, self.dt = 100.0, 1.0 / profile.guard_rate
         self.core.activate()
@@ -298,6 +310,8 @@ class _Campaign:
                     self.core.on_camera(camera.name, self.now, stamp)
                 self.core.on_joint_states(self.measured, 0.02, self.now, stamp)
             decision: Decision | None = self.core.tick(self.now)
+            if self.scene is not None and (spent := self.scene.command_sent()):
+                self.account.collision_checks.append(spent)
             if decision is not None:
                 sent += decision.setpoints
                 self.measured = decision.setpoints[-1].position

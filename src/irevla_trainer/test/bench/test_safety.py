@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from irevla_policy.errors import RunError
+from irevla_policy.robot.collision import CollisionModel
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.limits import Setpoint
 from irevla_policy.robot.profile import load_profile
-from irevla_trainer.bench.safety import ROBOTS, summarise
+from irevla_trainer.bench.safety import PATHS, summarise
 from irevla_trainer.bench.safety_actions import Account, Chain, Checker, campaign
 from irevla_trainer.bench.safety_faults import FAULTS, Rehearsal, Sent, Trial, judge
 
@@ -22,7 +23,7 @@ HOME = np.array(PROFILE.home)
 REST = np.zeros(len(HOME))
 
 
-@pytest.mark.parametrize("robot", ROBOTS)
+@pytest.mark.parametrize("robot", sorted({robot for robot, _ in PATHS}))
 def test_the_checkers_kinematics_are_those_of_pinocchio(robot: str) -> None:
     profile = load_profile(robot)
     random = np.random.default_rng(0)
@@ -32,15 +33,16 @@ def test_the_checkers_kinematics_are_those_of_pinocchio(robot: str) -> None:
     assert np.allclose(Chain(profile).position(joints), [kinematics.position(row) for row in joints], atol=1e-9)
 
 
-@pytest.mark.parametrize("robot", ROBOTS)
-def test_no_action_gets_past_the_limits(robot: str) -> None:
-    account = campaign(robot, 400, seed=3)
+@pytest.mark.parametrize(("robot", "collisions"), PATHS)
+def test_no_action_gets_past_the_limits(robot: str, collisions: bool) -> None:
+    account = campaign(robot, collisions, 400, seed=3)
     assert sum(account.actions.values()) == 400
     assert account.moving > 200  # the robot was not just held
     assert 0 < sum(account.refused.values()) < 400
     assert not +account.violations
     for limit in ("position", "velocity", "acceleration", "workspace"):
         assert account.worst[limit] > 0.5, limit
+    assert ("collision" in account.violations) == collisions == bool(account.collision_checks)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,14 @@ def test_every_violation_is_found(limit: str, steps: list[float]) -> None:
     Checker(PROFILE, HOME).check([Setpoint(p, v) for p, v in zip(positions, told, strict=True)], account)
     assert account.violations[limit] > 0
     assert account.commands == len(positions)
+
+
+def test_what_touches_the_table_is_found() -> None:
+    deeper = np.linspace(0.0, 1.0, 60)[:, None] * np.eye(len(HOME))[1]
+    account = Account()
+    checker = Checker(PROFILE, HOME, CollisionModel(PROFILE))
+    checker.check([Setpoint(HOME + step, REST) for step in deeper], account)
+    assert 0 < account.violations["collision"] < 60
 
 
 def sent(speeds: list[float]) -> list[Sent]:
