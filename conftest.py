@@ -11,7 +11,9 @@ import pytest
 
 # Set before any node exists. Values that a person has set are kept; a run without any takes a domain of its own.
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(20, 100)))
+os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(20, 80)))
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ["ROS_DOMAIN_ID"] = str(int(os.environ["ROS_DOMAIN_ID"]) + 1 + int(worker.removeprefix("gw")))
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -20,14 +22,22 @@ hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 _TIMED = (("src", "irevla_policy", "test", "ros"), ("src", "irevla_policy", "test", "graph"), ("test",))
+_UNTIMED = (
+    "test_collect.py",
+    "test_lock_step.py",
+    "test_messages.py",
+    "test_moveit.py",
+    "test_parameters.py",
+    "test_setup.py",
+)
 _ROOT = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests of what runs beside a robot, and of all packages together: their graphs keep times.
 
-    The trainer's graphs do not, and every process has them on a domain of its own.
+    The trainer's graphs, and those in lock-step, do not; every process has them on a domain of its own.
     """
     for item in items:
-        if item.path.relative_to(_ROOT).parts[:-1] in _TIMED:
+        if item.path.relative_to(_ROOT).parts[:-1] in _TIMED and item.path.name not in _UNTIMED:
             item.add_marker("graph")

@@ -43,6 +43,7 @@ def test_bags_of_the_whole_graph(tmp_path: Path) -> None:
     assert not any(episode["new"] for episode in json.loads(answer.read_text())["episodes"])
 
 
+@pytest.mark.slow
 def test_bags_of_the_kitchen(tmp_path: Path) -> None:
     folder = tmp_path / "bags"
     words = ["collect", "--world", "kitchen", "--task", "light-on", "--variation", "red", "--episodes", "1"]

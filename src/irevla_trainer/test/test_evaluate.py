@@ -131,6 +131,7 @@ def test_seeds_that_cannot_be(purpose, count, first):
         episode_seeds(purpose, count, first)
 
 
+@pytest.mark.slow
 def test_default_policy_drives_the_real_world_the_same_every_time():
     from irevla_policy.model.config import ModelSettings, RobotFacts
     from irevla_policy.model.policy import VLAPolicy

@@ -130,6 +130,7 @@ def test_every_observation_is_answered_while_the_model_is_at_work(patient, check
         robot.wait_for_state(PolicyStatus.STATE_HOLDING, "action_late")
 
 
+@pytest.mark.slow
 def test_a_chunk_that_is_too_short_is_named_and_the_guard_holds(patient, checkpoint):
     with flying(patient, checkpoint(TOO_SHORT)) as robot:
         robot.wait(lambda: "expected a chunk" in robot.diagnosed["irevla_policy"].message, "its diagnosis")

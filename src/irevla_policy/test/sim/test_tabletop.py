@@ -104,6 +104,7 @@ def test_everything_stands_elsewhere_and_nothing_inside_another(blind: Tabletop)
     assert not np.allclose(wider, place_of(blind, OBJECT))
 
 
+@pytest.mark.slow
 def test_things_lie_still_until_they_are_touched(blind: Tabletop) -> None:
     for thing in THINGS:
         blind.reset(f"pick-{thing}", seed=2)

@@ -120,6 +120,7 @@ def test_samples_are_those_of_the_domain(world: str, task: str, camera: str, sta
     assert len(demonstrations(domain, 70)) == 70
 
 
+@pytest.mark.slow
 def test_episodes_are_as_long_as_the_domain_says() -> None:
     domain = dataclasses.replace(DOMAINS[KITCHEN], max_steps=3)
     policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(domain.profile))
@@ -144,6 +145,7 @@ def _touch(size: int) -> None:
             pages[place] = 1
 
 
+@pytest.mark.slow
 def test_loaders_are_compared_round_by_round() -> None:
     loaders = compare_loaders(DOMAIN, steps=2, rounds=2, device="cpu")
     assert len(loaders.ours) == len(loaders.plain) == 2 and min(*loaders.ours, *loaders.plain) > 0.0

@@ -428,6 +428,7 @@ def test_what_is_asked_for_from_another_checkpoint_is_compared_with_what_serves(
     assert (outcome["base"], outcome["serving"]) == (checkpoint_version(other), checkpoint_version(trainer.base))
 
 
+@pytest.mark.slow
 def test_episodes_of_what_no_world_knows_are_left_out(trainer, tmp_path):
     bags = tmp_path / "more"
     shutil.copytree(trainer.bags, bags)

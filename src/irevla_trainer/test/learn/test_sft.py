@@ -195,6 +195,7 @@ def test_prefetch_keeps_order_raises_in_place_and_ends_its_thread():
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
+@pytest.mark.slow
 def test_validation_does_not_disturb_training(decisions, new_policy, tmp_path):
     settings = dataclasses.replace(QUICK, average=0.9, validate_every=3)
     with_validation, without = new_policy(), new_policy()

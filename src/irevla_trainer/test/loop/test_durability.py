@@ -93,6 +93,7 @@ def test_kills_at_random_moments_change_nothing(setting, tmp_path):
     check_kills(setting, tmp_path / "run", drawn(3, setting[2] // 2, seed=1))
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_one_line_and_changes_nothing(setting, tmp_path):
     config, whole, moments = setting
     attempts = campaign(config, signal.SIGINT, tmp_path / "run", drawn(2, moments // 2, seed=2))
