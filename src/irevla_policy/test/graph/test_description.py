@@ -151,10 +151,22 @@ def test_an_arm_is_checked_before_it_moves(checkpoint: Path) -> None:
         "robot_timeout": 5.0,
         "latch": True,
         "dry_run": True,
+        "check_collisions": False,
+        "moveit": "",
+        "moveit_group": "",
     }
     expected = {"robot": "fr3", "tasks": "tabletop", "speed": 0.5, "check_collisions": True}
-    assert found["irevla_arm"] == expected
+    assert found["irevla_arm"] == expected | {"moveit": "", "moveit_group": ""}
     assert found["irevla_recorder"]["image_format"] == "jpeg"
+
+
+def test_moveit_checks_and_plans_for_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = {"robot": "fr3", "moveit": "move_group.yaml", "moveit_group": "arm", "check_commands": "true"}
+    found = {node.name: node.parameters for node in find_graph("arm").resolve(values).nodes}
+    for name in ("irevla_guard", "irevla_arm"):
+        told = (found[name]["check_collisions"], found[name]["moveit"], found[name]["moveit_group"])
+        assert told == (True, str(tmp_path / "move_group.yaml"), "arm")
 
 
 @pytest.mark.parametrize(

@@ -140,9 +140,14 @@ def test_a_stale_sensor_stops_the_robot_in_time(robot, part, code, word):
         robot.wait_for_state(RUNNING)
 
 
-@pytest.mark.parametrize("sensor", ["change_image", "change_joints"])
 @pytest.mark.parametrize(
-    ("seconds", "word"), [(-30, "newest is 3"), (30, "in the future, expected synchronised clocks")]
+    ("sensor", "seconds", "word"),
+    [
+        ("change_image", -30, "newest is 3"),
+        ("change_joints", 30, "in the future, expected synchronised clocks"),
+        pytest.param("change_joints", -30, "newest is 3", marks=pytest.mark.slow),
+        pytest.param("change_image", 30, "in the future, expected synchronised clocks", marks=pytest.mark.slow),
+    ],
 )
 def test_stamps_from_another_time_make_a_sensor_stale(robot, sensor, seconds, word):
     code = "camera_stale" if sensor == "change_image" else "joint_states_stale"

@@ -179,6 +179,7 @@ def test_success_ends_an_episode_with_reward_one(blind: Kitchen) -> None:
     assert result.terminated and not result.truncated
 
 
+@pytest.mark.slow
 def test_gymnasium_finds_nothing_wrong() -> None:
     environment = WorldEnvironment(PROFILE, TASKS, world=partial(Kitchen, PROFILE))
     with warnings.catch_warnings():

@@ -46,6 +46,7 @@ def test_learns_a_handful_of_decisions(decisions, new_policy, tmp_path):
     assert evaluate_loss(policy, decisions) < 0.1 * before
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights(decisions, new_policy, tmp_path):
     results = []
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):

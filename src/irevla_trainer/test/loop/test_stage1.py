@@ -160,8 +160,12 @@ class Stopped(BaseException):
 
 @pytest.mark.parametrize(
     ("settings", "iteration"),
-    [(QUICK, 1), (QUICK, 3), (replace(QUICK, trains="model"), 2), (SACFD, 2)],
-    ids=["ppo-1", "ppo-3", "model-2", "sacfd-2"],
+    [
+        pytest.param(QUICK, 1, id="ppo-1"),
+        pytest.param(QUICK, 3, id="ppo-3", marks=pytest.mark.slow),
+        pytest.param(replace(QUICK, trains="model"), 2, id="model-2", marks=pytest.mark.slow),
+        pytest.param(SACFD, 2, id="sacfd-2"),
+    ],
 )
 def test_it_ends_the_same_wherever_it_was_stopped(policy, tmp_path, settings, iteration):
     def stop(figures):

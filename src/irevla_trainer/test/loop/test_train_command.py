@@ -291,12 +291,11 @@ def whole(bags, tmp_path_factory):
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [
-        (FrameFile, "write", 2),  # cache of the bags
-        (checkpoints, "save_tensors", 2),  # checkpoint of stage 0
-        (run, "write_text", 2),  # step.json
-        (training_state, "save_tensors", 3),  # state of stage 1
+        pytest.param(FrameFile, "write", 2, id="cache of the bags"),
+        pytest.param(checkpoints, "save_tensors", 2, id="checkpoint of stage 0", marks=pytest.mark.slow),
+        pytest.param(run, "write_text", 2, id="step.json", marks=pytest.mark.slow),
+        pytest.param(training_state, "save_tensors", 3, id="state of stage 1"),
     ],
-    ids=["cache", "checkpoint", "step", "state"],
 )
 def test_a_full_disk_is_one_line_and_the_run_goes_on_after_it(
     train, tmp_path, capsys, monkeypatch, whole, module, name, call

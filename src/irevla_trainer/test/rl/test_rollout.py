@@ -49,6 +49,7 @@ def assert_same(one: Rollout, other: Rollout) -> None:
     assert one.success == other.success
 
 
+@pytest.mark.slow
 def test_same_requests_same_rollout_whatever_ran_before(worlds, policy):
     first = rollout(worlds, policy)
     rollout(worlds, policy, [EpisodeRequest("push", "", 8)], seed=1)

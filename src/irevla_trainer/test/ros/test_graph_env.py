@@ -159,6 +159,7 @@ def test_what_is_found_wrong_while_no_observation_comes_is_said():
         robot.close()
 
 
+@pytest.mark.slow
 def test_the_loop_gets_the_same_episodes_as_from_its_own_worlds(tmp_path):
     requests = [EpisodeRequest("drawer-open", "", 1), EpisodeRequest("window-close", "blue", 2)]
     weights = np.random.default_rng(0).normal(size=(PROFILE.state_dim, 4)) * 0.3
