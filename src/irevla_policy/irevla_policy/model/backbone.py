@@ -93,16 +93,20 @@ class VisionLanguageBackbone(nn.Module):
         return output.logits.float(), inputs["attention_mask"].bool()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> VisionLanguageBackbone:
-        """A copy that shares what no checkpoint changes: weights that do not learn, and configurations."""
-        learnt = {id(parameter) for parameter in self.tunable()}
-        shared = [parameter for parameter in self.vlm.parameters() if id(parameter) not in learnt]
-        for module in self.vlm.modules():
-            shared += [value for name, value in vars(module).items() if name.endswith("config")]
-        memo |= {id(value): value for value in (*shared, self.source, self.lora)}
+        """A copy that shares what no checkpoint changes."""
+        memo |= {id(value): value for value in self.unchanging()}
         twin = self.__class__.__new__(self.__class__)
         memo[id(self)] = twin
         twin.__dict__ = copy.deepcopy(self.__dict__, memo)
         return twin
+
+    def unchanging(self) -> list[Any]:
+        """What no checkpoint of this form changes: weights that do not learn, and configurations."""
+        learnt = {id(parameter) for parameter in self.tunable()}
+        found = [self.source, self.lora, *(one for one in self.vlm.parameters() if id(one) not in learnt)]
+        for module in self.vlm.modules():
+            found += [value for name, value in vars(module).items() if name.endswith("config")]
+        return found
 
     def tunable(self) -> list[nn.Parameter]:
         """The parameters that stage 2 trains: all, the adapters, or none."""

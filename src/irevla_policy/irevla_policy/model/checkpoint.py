@@ -124,7 +124,7 @@ def load_twin(folder: str | Path, policy: VLAPolicy, pause: Callable[[], None] =
     """
     folder = Path(folder)
     pause()
-    twin = policy.twin(_read_normaliser(folder, policy.robot))
+    twin = policy.twin(_read_normaliser(folder, policy.robot), pause)
     _put_all(twin, folder, pause)
     return twin
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,9 @@ from irevla_policy.model.heads import ActionHead, CriticHead
 from irevla_policy.model.normalisation import Normaliser
 from irevla_policy.model.pretrained import BackboneError
 from irevla_policy.model.processor import ModelInputs, Processor
+
+_PIECE = 0.004
+"""s of copying between two pauses, see `VLAPolicy.twin`."""
 
 
 class SeenBy(Protocol):
@@ -107,13 +111,26 @@ class VLAPolicy(nn.Module):
             processor = Processor(vlm_processor, config.model_type, robot.cameras, normaliser)
             return cls(settings, robot, backbone, processor).to(device).eval()
 
-    def twin(self, normaliser: Normaliser) -> VLAPolicy:
+    def twin(self, normaliser: Normaliser, pause: Callable[[], None] = lambda: None) -> VLAPolicy:
         """A policy of the same form with weights of its own, for another checkpoint; quicker than making one anew.
 
         What no checkpoint changes is shared: the weights of a backbone that is frozen or has adapters, and its
         tokenizer. Both may act at the same time, each in a thread of its own.
+
+        Args:
+            normaliser: The other checkpoint's.
+            pause: Called every few milliseconds, since the copying keeps other threads from running.
         """
-        return copy.deepcopy(self, {id(self.processor): self.processor.with_normaliser(normaliser)})
+        memo: dict[int, Any] = {id(value): value for value in self.backbone.unchanging()}
+        memo[id(self.processor)] = self.processor.with_normaliser(normaliser)
+        begin = time.perf_counter()
+        # Parts come before what they are parts of, so that every copy is a small one.
+        for module in reversed(list(self.modules())):
+            twin = copy.deepcopy(module, memo)
+            if time.perf_counter() - begin > _PIECE:
+                pause()
+                begin = time.perf_counter()
+        return cast(VLAPolicy, twin)
 
     def new_critic(self) -> CriticHead:
         """An untrained critic head that fits the latent."""
