@@ -34,6 +34,9 @@ def robot() -> Iterator[StandInRobot]:
     )
     try:
         robot.wait_for_state(PolicyStatus.STATE_HOLDING, seconds=15.0)
+        # Without joint states a reset is refused, and the arm may hear them later than the guard.
+        robot.wait(lambda: robot.node.count_subscribers(PROFILE.joint_states_topic) == 2, "both listen", 15.0)
+        robot.wait(lambda: reset(robot).accepted, "the first way home", 15.0)
         yield robot
         for process in (arm, guard):
             output = finish(process)
