@@ -14,6 +14,7 @@ Prints the figures beside their targets, and exits with 1 when a target is misse
   metaworld  the paper's first table: four methods from one stage 0; in slices, the same command goes on
   kitchen    the paper's second table, on Franka Kitchen; likewise
   tabletop   the paper's third domain: SACfD of an hour of robot time per task, against stage 0 alone; likewise
+  robot      SACfD on the simulated arm in real time: whether action or command is ever late
   stability  stage 1 of the heads against the whole model, over seeds; in slices as well
 
 Examples:
@@ -28,6 +29,7 @@ Examples:
   irevla bench metaworld --preset full --minutes 8
   irevla bench kitchen --preset cpu --minutes 60 --json docs/results/kitchen.json
   irevla bench tabletop --preset cpu --minutes 60 --json docs/results/tabletop.json
+  irevla bench robot --checkpoint runs/tabletop-cpu/seed-0/sft/checkpoint --json docs/results/robot.json
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ BENCHMARKS = (
     "metaworld",
     "kitchen",
     "tabletop",
+    "robot",
     "stability",
 )
 
@@ -79,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--actions", type=_count, help="safety: how many are proposed (default: 1000000)")
     parser.add_argument("--trials", type=_count, help="safety: of every fault (default: 5)")
-    parser.add_argument("--checkpoint", type=Path, help="stability: what all runs start from")
+    parser.add_argument("--checkpoint", type=Path, help="stability, robot: what runs start from")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="metaworld, kitchen, tabletop, stability: folder of the runs"
     )

@@ -121,6 +121,17 @@ class GraphClient:
                 self._found.setdefault(found, now)
         return now - self._found.get(name, now) >= _MEET_SECONDS
 
+    def serve(self, seconds: float) -> None:
+        """Serve callbacks for so long.
+
+        Raises:
+            RunError: The graph is broken.
+        """
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0.0:
+            self._executor.spin_once(timeout_sec=min(left, _SPIN_SECONDS))
+            self._check()
+
     def wait(self, reached: Callable[[], bool], deadline: float, complaint: str | Callable[[], str]) -> None:
         """Serve callbacks until something has come about.
 
