@@ -38,7 +38,7 @@ import numpy as np
 
 from irevla_policy.robot.observation import Vector
 from irevla_policy.robot.profile import RobotProfile
-from irevla_policy.robot.scene import Scene, Touch
+from irevla_policy.robot.scene import Scene
 from irevla_policy.robot.smoothing import JerkFilter
 
 # Bits of irevla_msgs/Command.limited.
@@ -151,7 +151,6 @@ class MotionLimiter:
         self._effector = np.asarray(self._kinematics.position(self._q), dtype=np.float64)
         empty = np.zeros((0, len(self._q)))
         self._braking = _Path(empty, empty, np.zeros((0, 3)))
-        self._touched = self._touching(self._q)
         if self._filter is not None:
             self._filter.reset()
 
@@ -250,20 +249,21 @@ class MotionLimiter:
         outside = self._outside(np.vstack((self._effector, effector)))
         if (outside[1:] > outside[:-1]).any():
             return None, LIMITED_WORKSPACE
-        if self._scene is not None and self._touches(positions):
+        if self._scene is not None and self._touches(self._scene, positions):
             return None, LIMITED_COLLISION
         return _Path(positions, np.outer(fractions, velocity), np.vstack((effector, effector[-1:]))), 0
 
-    def _touches(self, positions: Vector) -> bool:
+    def _touches(self, scene: Scene, positions: Vector) -> bool:
         """Whether anything is touched along positions `[k, n]` that is not touched now."""
         rows = [positions[0]]
         for row in positions[1:]:
             if np.abs(row - rows[-1]).max() >= _COLLISION_STEP:
                 rows.append(row)
-        return any(self._touching(row) - self._touched for row in (*rows, positions[-1]))
-
-    def _touching(self, joints: Vector) -> set[Touch]:
-        return set(self._scene.touching(joints)) if self._scene is not None else set()
+        for row in (*rows, positions[-1]):
+            touched = set(scene.touching(row))
+            if touched and touched - set(scene.touching(self._q)):
+                return True
+        return False
 
     def _outside(self, effector: Vector) -> Vector:
         """How far end-effector positions `[k, 3]` are outside the box, per axis, m."""
@@ -314,8 +314,6 @@ class MotionLimiter:
     def _take(self, path: _Path) -> None:
         self._q, self._v, self._effector = path.positions[0], path.velocities[0], path.effector[0]
         self._braking = path.after(1)
-        if self._touched:
-            self._touched &= self._touching(self._q)
 
     def _brake(self) -> None:
         """One tick along the verified braking trajectory, or at its end the same position again."""

@@ -11,7 +11,7 @@ from irevla_policy.robot.collision import CollisionModel
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.limits import LIMITED_COLLISION, MotionLimiter
 from irevla_policy.robot.profile import Obstacle, Workspace, load_profile
-from irevla_policy.robot.scene import MeasuredScene, Scene
+from irevla_policy.robot.scene import MeasuredScene, Scene, Touch
 
 # The box of the workspace bounds the finger tips only: here it does not keep the arm from post and table.
 POST = Obstacle("post", (0.5, 0.25, 0.2), (0.08, 0.08, 0.4))
@@ -80,6 +80,26 @@ def test_what_touches_at_the_start_comes_away_and_does_not_touch_again() -> None
     for _ in range(40):
         setpoints, _ = limiter.plan(INTO_THE_TABLE, 5)
         assert not any(COLLISIONS.touching(setpoint.position) for setpoint in setpoints)
+
+
+class Box:
+    """A thing that comes to lie where the arm is."""
+
+    there = False
+
+    def touching(self, joints: np.ndarray) -> list[Touch]:
+        return [("hand", "box")] if self.there and joints[1] < ABOVE[1] - 0.05 else []
+
+
+def test_what_comes_to_lie_where_the_arm_is_is_left_and_not_entered_again() -> None:
+    box = Box()
+    limiter = limiter_at(HOME, box)
+    box.there = True
+    assert box.touching(HOME)
+    driven(limiter, ABOVE)
+    assert np.allclose(limiter.setpoint.position, ABOVE, atol=1e-4)
+    assert driven(limiter, HOME) & LIMITED_COLLISION
+    assert not box.touching(limiter.setpoint.position)
 
 
 def test_what_a_command_has_cost_is_measured() -> None:
