@@ -198,7 +198,7 @@ class Kitchen(SimulatedWorld):
         add_cameras(spec, self.profile.cameras, self.tasks.cameras, self.views)
         vary(spec, variation, [spec.body(GOALS[task].body)], [spec.body(name) for name in _COUNTERS])
         if not self.tasks.full_quality:
-            draw_simply(spec)
+            draw_simply(spec, self.tasks.facets)
             if self.tasks.mesh_cell:
                 lighten(spec, self.tasks.mesh_cell)
             plain(spec)

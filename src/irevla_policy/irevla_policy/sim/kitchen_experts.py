@@ -32,9 +32,9 @@ _TURNING_SPEED = 1.5  # rad/s
 _LARGEST_ACTION = 1.0  # rad/s
 _AHEAD = 0.05  # m that the pose which leads something on is ahead of it
 _CLOSE = 0.012  # m from the end of a leg that counts as there
-_SETTLING = 5  # decisions of a leg in which the tool may stand still
-_STALLED = 0.002  # m per decision, below which the tool has come as far as it can
-_PATIENCE = 60  # decisions after which a leg ends in any case
+_SETTLING = 0.4  # s of a leg in which the tool may stand still
+_STALLED = 0.025  # m/s, below which the tool has come as far as it can
+_PATIENCE = 4.8  # s after which a leg ends in any case
 _SPREAD = 0.01  # m, standard deviation of where legs through the air end
 
 
@@ -69,10 +69,10 @@ class _Scene:
         """A direction of what moves, as it was at the start, now; or a share of the turn."""
         return pinocchio.exp3(share * self.value * self.axis) @ direction if self.hinge else direction
 
-    def facing(self, tilt: float = 0.0) -> Rotation:
-        """The tool looks into the front, so far up (rad), its fingers side by side."""
+    def facing(self, tilt: float = 0.0, swapped: bool = False) -> Rotation:
+        """The tool looks into the front, so far up (rad), its fingers side by side, the left one left or right."""
         inward = pinocchio.exp3(tilt * np.cross(-self.outward, self.up)) @ -self.outward
-        side = np.cross(inward, self.up)
+        side = np.cross(inward, -self.up if swapped else self.up)
         side /= np.linalg.norm(side)
         return np.column_stack((np.cross(side, inward), side, inward))
 
@@ -87,13 +87,13 @@ class _Leg:
     Attributes:
         pose: Where it leads, position (m, `[3]`) and rotation of the tool.
         gripper: Command of the gripper.
-        decisions: How long it takes at least and at most; None until the tool is there.
+        seconds: How long it takes at least and at most; None until the tool is there.
         air: Whether nothing is touched, so that its end may differ from episode to episode.
     """
 
     pose: Callable[[_Scene], _Pose]
     gripper: float
-    decisions: int | None = None
+    seconds: float | None = None
     air: bool = False
 
 
@@ -113,28 +113,29 @@ def _push(beside: float, depth: float, ahead: float = _AHEAD) -> list[_Leg]:
     return [
         _Leg(lambda scene: pose(scene, 0.12, -beside), CLOSED, air=True),
         _Leg(lambda scene: pose(scene, 0.0, -beside), CLOSED),
-        _Leg(lambda scene: pose(scene, 0.0, ahead), CLOSED, decisions=_PATIENCE),
+        _Leg(lambda scene: pose(scene, 0.0, ahead), CLOSED, seconds=_PATIENCE),
     ]
 
 
-def _pull(depth: float, follow: float, tilt: float = 0.0) -> list[_Leg]:
+def _pull(depth: float, follow: float, tilt: float = 0.0, swapped: bool = False) -> list[_Leg]:
     """The fingers close about a handle and lead it along its way.
 
     Args:
         depth: How far beyond the handle the tool goes, m.
         follow: Share of the door's turn by which the hand turns with it.
         tilt: How far the hand looks up, rad.
+        swapped: Whether the fingers change sides, where the last joint would end at its limit.
     """
 
     def pose(scene: _Scene, back: float, along: float = 0.0) -> _Pose:
-        rotation = scene.turned(scene.facing(tilt), follow)
+        rotation = scene.turned(scene.facing(tilt, swapped), follow)
         return scene.site + (depth - back) * rotation[:, 2] + along * scene.onward(scene.site), rotation
 
     return [
         _Leg(lambda scene: pose(scene, 0.12), OPEN, air=True),
         _Leg(lambda scene: pose(scene, 0.0), OPEN),
-        _Leg(lambda scene: pose(scene, 0.0), CLOSED, decisions=5),
-        _Leg(lambda scene: pose(scene, 0.0, _AHEAD), CLOSED, decisions=_PATIENCE),
+        _Leg(lambda scene: pose(scene, 0.0), CLOSED, seconds=0.4),
+        _Leg(lambda scene: pose(scene, 0.0, _AHEAD), CLOSED, seconds=_PATIENCE),
     ]
 
 
@@ -154,15 +155,15 @@ def _twist(depth: float, opening: float, ahead: float) -> list[_Leg]:
     return [
         _Leg(lambda scene: pose(scene, 0.1), opening, air=True),
         _Leg(lambda scene: pose(scene, 0.0), opening),
-        _Leg(lambda scene: pose(scene, 0.0), CLOSED, decisions=4),
-        _Leg(lambda scene: pose(scene, 0.0, ahead), CLOSED, decisions=_PATIENCE),
+        _Leg(lambda scene: pose(scene, 0.0), CLOSED, seconds=0.32),
+        _Leg(lambda scene: pose(scene, 0.0, ahead), CLOSED, seconds=_PATIENCE),
     ]
 
 
 _WAYS: dict[str, Callable[[], list[_Leg]]] = {
     "knob-on": lambda: _twist(depth=0.012, opening=-0.3, ahead=0.4),
     "light-on": lambda: _push(beside=0.06, depth=0.01),
-    "microwave-open": lambda: _pull(depth=0.015, follow=0.6),
+    "microwave-open": lambda: _pull(depth=0.015, follow=0.6, swapped=True),
     "slide-door-open": lambda: _push(beside=0.07, depth=0.02),
     "left-door-open": lambda: _pull(depth=0.015, follow=0.7, tilt=0.2),
 }
@@ -242,10 +243,15 @@ class KitchenExpert:
             self._since = 0
 
     def _has_ended(self, leg: _Leg, tool: Vector, position: Vector) -> bool:
-        if leg.decisions is not None:
-            return self._since >= leg.decisions
-        stalled = self._since > _SETTLING and float(np.linalg.norm(tool - self._last)) < _STALLED
-        return stalled or float(np.linalg.norm(tool - position)) < _CLOSE or self._since >= _PATIENCE
+        if leg.seconds is not None:
+            return self._since >= self._decisions(leg.seconds)
+        stood = float(np.linalg.norm(tool - self._last)) < _STALLED * self._period
+        stalled = stood and self._since > self._decisions(_SETTLING)
+        there = float(np.linalg.norm(tool - position)) < _CLOSE
+        return stalled or there or self._since >= self._decisions(_PATIENCE)
+
+    def _decisions(self, seconds: float) -> int:
+        return round(seconds / self._period)
 
     def _next(self, commanded: Vector, position: Vector, rotation: Rotation) -> _Pose:
         """A pose one control period nearer to the wanted one."""

@@ -56,7 +56,7 @@ class MetaWorld(SimulatedWorld):
             objects, table = _parts(spec)
             vary(spec, variation, objects, table)
             if not self.tasks.full_quality:
-                draw_simply(spec)
+                draw_simply(spec, self.tasks.facets)
                 if self.tasks.mesh_cell:
                     lighten(spec, self.tasks.mesh_cell)
 

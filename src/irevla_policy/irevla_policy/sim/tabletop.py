@@ -237,5 +237,5 @@ def _scene_spec(
     moved = {PRESS: BUTTON, OPEN_DRAWER: DRAWER}.get(goal.kind, OBJECT)
     vary(spec, variation, [spec.body(moved)], [spec.body(TABLE)])
     if not full_quality:
-        draw_simply(spec)
+        draw_simply(spec, tasks.facets)
     return spec

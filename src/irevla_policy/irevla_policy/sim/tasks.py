@@ -114,6 +114,9 @@ class TaskFile:
         at_least=0.0,
         at_most=0.1,
     )
+    facets: int = setting(
+        0, "Sides that cylinders and other round shapes are drawn with; 0 for the scene's own 28", at_least=0, at_most=256
+    )
     full_quality: bool = setting(
         False,
         "Draw scenes as they are, with all meshes and textures, shadows, reflections and multisampling: for a GPU",

@@ -45,7 +45,7 @@ def test_the_preset_has_the_papers_columns():
     assert {column.task for column in kitchen.COLUMNS} == {*sets.expert, *sets.rl, *sets.unseen}
     assert all(column.task in getattr(sets, column.category) for column in kitchen.COLUMNS)
     assert kitchen.LIFTED in sets.rl and PRESET.few[kitchen.LIFTED] < PRESET.demonstrations
-    assert load_profile(PRESET.train.robot).name == load_profile(tasks.robot).name
+    assert load_profile(PRESET.train.robot).joints == load_profile(tasks.robot).joints
 
 
 def test_the_papers_own_figures_reach_its_targets(tmp_path: Path):
@@ -89,7 +89,7 @@ def test_tasks_with_few_demonstrations_are_recorded_by_a_command_of_their_own(tm
     monkeypatch.setattr(methods.Slice, "work", work)
     with pytest.raises(KeyboardInterrupt):
         kitchen.run("cpu", tmp_path)
-    common = {"--world": "kitchen", "--robot": "panda_kitchen", "--out": str(tmp_path / "bags")}
+    common = {"--world": "kitchen", "--robot": "panda_kitchen_held", "--out": str(tmp_path / "bags")}
     assert [dict(zip(words[1::2], words[2::2], strict=True)) for words in asked] == [
         common | {"--task": "knob-on,light-on,microwave-open,slide-door-open", "--episodes": "50"},
         common | {"--task": "left-door-open", "--episodes": "5"},

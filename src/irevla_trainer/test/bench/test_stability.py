@@ -72,6 +72,7 @@ def test_the_ratio_stays_finite_when_one_way_never_falls():
     assert value == low == high == pytest.approx(21.0)
 
 
+@pytest.mark.slow
 def test_the_report_shows_every_run(tmp_path):
     result = analysed(lambda run: Course([0.5, 0.4, 0.6 + 0.02 * run.seed], [0.9]))
     write_report(tmp_path / "report.html", result)

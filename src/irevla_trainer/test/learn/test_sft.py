@@ -57,7 +57,7 @@ def test_same_seed_same_weights(decisions, new_policy, tmp_path):
     assert not same(results[0], results[2])
 
 
-@pytest.mark.parametrize("average", [0.0, 0.9])
+@pytest.mark.parametrize("average", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
 def test_resumed_run_equals_uninterrupted(decisions, new_policy, tmp_path, average):
     settings = dataclasses.replace(QUICK, average=average)
     whole = new_policy()

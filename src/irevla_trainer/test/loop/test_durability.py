@@ -89,6 +89,7 @@ def check_kills(setting, out: Path, moments: list[int]) -> None:
     assert state_of(out) == whole
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(setting, tmp_path):
     check_kills(setting, tmp_path / "run", drawn(3, setting[2] // 2, seed=1))
 

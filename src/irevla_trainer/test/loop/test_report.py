@@ -123,6 +123,7 @@ def test_files_that_a_kill_left_half_written_are_left_out(run: SampleRun, broken
     assert "Not done: 700 decisions so far." in write_report(run.folder).read_text()
 
 
+@pytest.mark.slow
 def test_every_moment_of_a_run_has_a_report(run: SampleRun, tmp_path: Path) -> None:
     """Whatever files are there yet: without one after the other, from the last to the first."""
     run.finished({"drawer-open-0": True})

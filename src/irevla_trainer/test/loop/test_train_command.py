@@ -117,6 +117,7 @@ def test_from_bags_to_a_tested_checkpoint(train, tmp_path, capsys, monkeypatch):
     assert "holds a finished run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_task_starts_where_the_last_ended_and_learns_from_all_successes(train, tmp_path, monkeypatch):
     starts, rehearsed, stage_1 = [], [], algorithm.stage_1
 
@@ -291,7 +292,7 @@ def whole(bags, tmp_path_factory):
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [
-        pytest.param(FrameFile, "write", 2, id="cache of the bags"),
+        pytest.param(FrameFile, "write", 2, id="cache of the bags", marks=pytest.mark.slow),
         pytest.param(checkpoints, "save_tensors", 2, id="checkpoint of stage 0", marks=pytest.mark.slow),
         pytest.param(run, "write_text", 2, id="step.json", marks=pytest.mark.slow),
         pytest.param(training_state, "save_tensors", 3, id="state of stage 1"),

@@ -73,7 +73,7 @@ def test_noise_follows_from_its_seed(worlds, policy):
     np.testing.assert_allclose(alone, one[STEPS : 2 * STEPS], atol=1e-4)
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.7])
+@pytest.mark.parametrize("correlation", [pytest.param(0.0, marks=pytest.mark.slow), 0.7])
 def test_noise_of_decisions_in_a_row_is_correlated_and_as_large_as_any(policy, correlation):
     steps, index = 100, list(range(16))
 

@@ -202,6 +202,7 @@ def test_a_bag_that_the_recorder_refuses_is_named_and_the_others_are_played(tmp_
     assert [path.name for path in find_bags(again)] == ["first", "second", "third"]
 
 
+@pytest.mark.slow
 def test_told_to_end_the_player_leaves_nothing_half_and_says_what_it_did_not_play(tmp_path):
     for name in ("first", "second"):
         write_episode(tmp_path / "bags" / name, 400)
