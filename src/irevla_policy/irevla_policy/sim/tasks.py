@@ -115,7 +115,10 @@ class TaskFile:
         at_most=0.1,
     )
     facets: int = setting(
-        0, "Sides that cylinders and other round shapes are drawn with; 0 for the scene's own 28", at_least=0, at_most=256
+        0,
+        "Sides that cylinders and other round shapes are drawn with; 0 for the scene's own 28",
+        at_least=0,
+        at_most=256,
     )
     full_quality: bool = setting(
         False,
