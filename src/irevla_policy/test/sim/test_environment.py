@@ -73,6 +73,7 @@ def test_unknown_options_and_too_early_steps_are_named() -> None:
         WorldEnvironment(PROFILE, [])
 
 
+@pytest.mark.slow
 def test_worker_processes_see_what_one_process_sees() -> None:
     make = [partial(WorldEnvironment, PROFILE, ["drawer-open"])] * 2
     workers = gymnasium.vector.AsyncVectorEnv(make, context="spawn")

@@ -30,6 +30,7 @@ def test_drawdown_is_the_deepest_fall_below_the_start():
     assert drawdown([0.5, 0.6, 0.9]) == 0.0
 
 
+@pytest.mark.slow
 def test_learning_rates_are_chosen_on_a_seed_of_their_own():
     asked = []
 

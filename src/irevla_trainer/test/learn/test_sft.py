@@ -80,6 +80,7 @@ def test_resumed_run_equals_uninterrupted(decisions, new_policy, tmp_path, avera
     assert [line["loss"] for line in lines[0]] == [line["loss"] for line in lines[1]]
 
 
+@pytest.mark.slow
 def test_steps_that_come_again_after_a_crash_are_reported_once(decisions, new_policy, tmp_path):
     settings = dataclasses.replace(QUICK, save_every=1000.0)
 

@@ -155,6 +155,7 @@ def test_parts_can_be_left_out(train, tmp_path, changes, stages):
     assert list(result_of(tmp_path / "run")["steps"]) == stages
 
 
+@pytest.mark.slow
 def test_from_a_checkpoint_and_with_a_backbone_that_stays(train, tmp_path, capsys):
     policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(PROFILE), seed=7)
     version = save_checkpoint(tmp_path / "start", policy)

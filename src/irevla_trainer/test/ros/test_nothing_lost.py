@@ -183,7 +183,7 @@ def survive_kills(folder: Path, kills: int, seed: int) -> None:
 
 
 def test_kills_of_any_node_lose_nothing(tmp_path):
-    survive_kills(tmp_path, kills=4, seed=1)
+    survive_kills(tmp_path, kills=3, seed=1)
 
 
 @pytest.mark.slow

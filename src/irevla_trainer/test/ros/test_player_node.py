@@ -78,6 +78,7 @@ def test_what_was_played_is_what_was_recorded_and_teaches_the_same(tmp_path):
     assert checkpoint_version(tmp_path / "policy-bags") == checkpoint_version(tmp_path / "policy-again")
 
 
+@pytest.mark.slow
 def test_instructions_that_follow_each_other_closely_all_count_and_in_their_order(tmp_path):
     source = write_episode(tmp_path / "source", 12)
     with closing(open_reader(source)) as reader:
@@ -122,6 +123,7 @@ def test_an_instruction_ends_with_its_bag(tmp_path):
     assert len(after[1]) < 10  # without the decisions before anything was asked for
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("nav_msgs") is not None, reason="every type at hand is installed")
 def test_messages_of_a_type_that_is_not_installed_are_left_out_and_named(tmp_path):
     bag = write_episode(tmp_path / "source", 5)
@@ -189,6 +191,7 @@ def test_a_bag_that_cannot_be_played_is_named_and_the_others_are(tmp_path):
     assert [path.name for path in find_bags(tmp_path / "again")] == ["first", "last"]
 
 
+@pytest.mark.slow
 def test_a_bag_that_the_recorder_refuses_is_named_and_the_others_are_played(tmp_path):
     bags, again = tmp_path / "bags", tmp_path / "again"
     for name in ("first", "second", "third"):
