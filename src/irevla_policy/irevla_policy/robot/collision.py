@@ -1,8 +1,8 @@
 """What the arm may not touch: itself, and the boxes around it that the profile names (Pinocchio and coal).
 
-Shapes of the arm are the URDF's collision shapes. Links that are nearer than three joints to each other, and those that
-touch in the home position anyway, are never looked at; nor is what stands beside the base or the first link, which only
-turns.
+Shapes of the arm are the URDF's collision shapes, its gripper open. Links that are nearer than three joints to each other,
+and those that touch in the home position anyway, are never looked at; nor is what stands beside the base or the first
+link, which only turns.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import pinocchio
 
 from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.robot.scene import Touch
+from irevla_policy.robot.urdf import mimics
 from irevla_policy.settings import SettingsError
 
 Array = npt.NDArray[np.float64]
 
-_JOINTS_APART = 3
+_LINKS_APART, _OBSTACLE_APART = 3, 2
+"""Joints between two links, and between a link and the ground that an obstacle stands on, from which on they count."""
 
 MARGIN = 0.005
 """Distance that counts as touching, m."""
@@ -46,6 +48,8 @@ class CollisionModel:
         if not len(self._geometry.geometryObjects):
             raise SettingsError(f"{path}: has no collision shapes, which motions are checked against")
         self._index = [self._model.joints[self._model.getJointId(name)].idx_q for name in profile.joint_names]
+        self._rest = self._opened(profile)
+        self._links = len(self._geometry.geometryObjects)
         for box in profile.obstacles:
             placement = pinocchio.SE3(np.eye(3), np.array(box.position))
             shape = coal.Box(*box.size)
@@ -62,11 +66,23 @@ class CollisionModel:
                 self._geometry.removeCollisionPair(pair)
         self._results = self._prepared()
 
+    def _opened(self, profile: RobotProfile) -> Array:
+        """A configuration of the URDF with the gripper as wide as it can be."""
+        q = pinocchio.neutral(self._model)
+        if profile.gripper is not None:
+            opened = profile.gripper.opening[1]
+            for name, (multiplier, offset) in mimics(profile.urdf_path, profile.gripper.joint).items():
+                if self._model.existJointName(name):
+                    joint = self._model.joints[self._model.getJointId(name)]
+                    q[joint.idx_q : joint.idx_q + joint.nq] = multiplier * opened + offset
+        return q
+
     def _add_pairs(self) -> None:
         shapes = self._geometry.geometryObjects
-        for first in range(len(shapes)):
+        for first in range(self._links):
             for second in range(first + 1, len(shapes)):
-                if abs(shapes[first].parentJoint - shapes[second].parentJoint) >= _JOINTS_APART:
+                apart = abs(shapes[first].parentJoint - shapes[second].parentJoint)
+                if apart >= (_LINKS_APART if second < self._links else _OBSTACLE_APART):
                     self._geometry.addCollisionPair(pinocchio.CollisionPair(first, second))
 
     def _prepared(self) -> pinocchio.GeometryData:
@@ -76,8 +92,12 @@ class CollisionModel:
         return data
 
     def _names(self, pair: pinocchio.CollisionPair) -> Touch:
-        shapes = self._geometry.geometryObjects
-        return shapes[pair.first].name.rsplit("_", 1)[0], shapes[pair.second].name.rsplit("_", 1)[0]
+        return self._name(pair.first), self._name(pair.second)
+
+    def _name(self, index: int) -> str:
+        """An obstacle's name, or that of a link, whose shapes are numbered."""
+        name = str(self._geometry.geometryObjects[index].name)
+        return name.rsplit("_", 1)[0] if index < self._links else name
 
     def touching(self, joints: Array) -> list[Touch]:
         """What touches what.
@@ -88,7 +108,7 @@ class CollisionModel:
         Returns:
             Pairs of names of links and obstacles.
         """
-        q = pinocchio.neutral(self._model)
+        q = self._rest.copy()
         q[self._index] = joints
         # Mostly nothing touches, and that is known in a fifth of the time that a list of pairs takes.
         if not pinocchio.computeCollisions(self._model, self._data, self._geometry, self._results, q, True):

@@ -4,6 +4,8 @@ Each tick the robot follows an intervention while it is fresh, else the policy w
 *holds*: it brakes within the limits and then repeats the last commanded position. A measured position would let the arm
 sink a little with every repetition.
 
+An arm that touches something when it starts is moved by interventions only, until it has come apart from it.
+
 The commanded state starts at the measured one on activation. When a hold ends it is kept, so that the arm does not sag
 from hold to hold; only when the arm was moved meanwhile (measured and commanded differ by more than `rearm_tolerance`)
 or the E-stop was cleared, it starts again from the measured state, and only once it is at rest. The same happens when
@@ -232,7 +234,7 @@ class GuardCore:
         self._last_source = source
         reasons = self._interlocks.against_anybody(0.0)
         if source is Source.POLICY:
-            reasons += self._interlocks.against_policy(0.0)
+            reasons += self._against_policy(0.0)
         if accepted is None or reasons or not self._leave_hold():
             return self._hold(0.0, self._profile.substeps)
         return self._follow(accepted, self._profile.substeps)
@@ -248,7 +250,7 @@ class GuardCore:
         else:
             state = self._driven_by(now)
             if state is State.HOLDING:
-                reasons = interlocks.against_anybody(now) + interlocks.against_policy(now)
+                reasons = interlocks.against_anybody(now) + self._against_policy(now)
         if self._armed and any(self._limiter.violations()):
             reasons.append(Reason("start_outside_limits", self._outside()))
         counters = (self._total, self._limited, interlocks.refused)
@@ -295,7 +297,16 @@ class GuardCore:
         device = self._intervention
         if device is not None and now - device.arrived <= self._times.intervention_timeout:
             return device
-        return None if self._interlocks.against_policy(now) else self._policy
+        return None if self._against_policy(now) else self._policy
+
+    def _against_policy(self, now: float) -> list[Reason]:
+        """Why the policy is not followed, though an intervention would be."""
+        reasons = self._interlocks.against_policy(now)
+        if self._armed and (touches := self._limiter.touches):
+            named = ", ".join(f"{first} and {second}" for first, second in touches)
+            sentence = f"touching: {named}; move the arm away by an intervention or a reset"
+            reasons = [*reasons, Reason("touching", sentence)]
+        return reasons
 
     def _arm(self, now: float) -> bool:
         """Take the measured state as the commanded one, once; whether there is a commanded state."""
@@ -367,7 +378,7 @@ class GuardCore:
         if not self._limiter.at_rest:
             self._at_rest_since = now
         setpoints, _ = self._limiter.plan(None, ticks)
-        reasons = self._interlocks.against_anybody(now) + self._interlocks.against_policy(now)
+        reasons = self._interlocks.against_anybody(now) + self._against_policy(now)
         if not reasons and self._rearm:
             reasons = [Reason("rearming", "brakes to a stop before it starts again from the measured state")]
         first, self._holding, self._last_source = not self._holding, True, Source.HOLD

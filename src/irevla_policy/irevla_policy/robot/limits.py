@@ -22,8 +22,9 @@ the box), then the way between sliding and braking, 1/2, 1/4, 1/16 of it.
 the limits are applied to. Jerk is the only limit that gives way to another: a stop, or a wall, does not wait for it.
 
 *Collisions.* With a scene (`robot.scene`) it is verified, too, that nothing is touched: after the tick and along the
-braking that follows, every 0.05 rad and at its end. The arm stops in front of what it would touch, and does not slide
-along it. What touches already may go on to: the arm has to come away from it.
+braking that follows, at most 0.05 rad or a tick apart and at its end. The arm stops in front of what it would touch, and
+does not slide along it. What touches at the start may go on to until it has come apart: the arm has to get away from it.
+What comes to touch an arm that has started, because the scene changes, stops it until it is started anew.
 
 *Start outside.* The limits are widened to the present position (per joint, and per axis of the box) and shrink with it:
 an arm that starts outside of them can move inward and cannot move further out.
@@ -38,7 +39,7 @@ import numpy as np
 
 from irevla_policy.robot.observation import Vector
 from irevla_policy.robot.profile import RobotProfile
-from irevla_policy.robot.scene import Scene
+from irevla_policy.robot.scene import Scene, Touch
 from irevla_policy.robot.smoothing import JerkFilter
 
 # Bits of irevla_msgs/Command.limited.
@@ -53,6 +54,7 @@ _WALL_CLEARANCE = 0.002
 _JACOBIAN_STEP = 1e-6
 _ROUNDING = 1e-9
 _COLLISION_STEP = 0.05  # rad, of the joint that moves most
+_SHARES = (1.0, 0.5, 0.25, 0.0625)
 
 
 class PositionKinematics(Protocol):
@@ -131,6 +133,11 @@ class MotionLimiter:
         """Whether the commanded velocity is zero, so that a hold repeats the present position."""
         return not self._v.any()
 
+    @property
+    def touches(self) -> list[Touch]:
+        """What has touched since the start, sorted; only this may."""
+        return sorted(self._touched)
+
     def violations(self) -> tuple[list[int], list[int]]:
         """Joints (indices) and axes of the box (0 x, 1 y, 2 z) in which the present setpoint is outside."""
         joints = np.flatnonzero((self._q < self._low) | (self._q > self._high))
@@ -151,6 +158,7 @@ class MotionLimiter:
         self._effector = np.asarray(self._kinematics.position(self._q), dtype=np.float64)
         empty = np.zeros((0, len(self._q)))
         self._braking = _Path(empty, empty, np.zeros((0, 3)))
+        self._touched = set() if self._scene is None else set(self._scene.touching(self._q))
         if self._filter is not None:
             self._filter.reset()
 
@@ -254,16 +262,12 @@ class MotionLimiter:
         return _Path(positions, np.outer(fractions, velocity), np.vstack((effector, effector[-1:]))), 0
 
     def _touches(self, scene: Scene, positions: Vector) -> bool:
-        """Whether anything is touched along positions `[k, n]` that is not touched now."""
+        """Whether anything is touched along positions `[k, n]` that has not been since the start."""
         rows = [positions[0]]
-        for row in positions[1:]:
-            if np.abs(row - rows[-1]).max() >= _COLLISION_STEP:
+        for row, following in zip(positions[1:], [*positions[2:], positions[-1]], strict=True):
+            if np.abs(following - rows[-1]).max() > _COLLISION_STEP:
                 rows.append(row)
-        for row in (*rows, positions[-1]):
-            touched = set(scene.touching(row))
-            if touched and touched - set(scene.touching(self._q)):
-                return True
-        return False
+        return any(not self._touched.issuperset(scene.touching(row)) for row in (*rows, positions[-1]))
 
     def _outside(self, effector: Vector) -> Vector:
         """How far end-effector positions `[k, 3]` are outside the box, per axis, m."""
@@ -272,10 +276,13 @@ class MotionLimiter:
     def _gentler(self, wanted: Vector, reason: int) -> _Path | None:
         """The first verified path among sliding and what lies between it and braking."""
         slide = self._slide_along_joint_limits(wanted)
-        if reason == LIMITED_WORKSPACE or self._verified(slide)[1] == LIMITED_WORKSPACE:
+        if reason == LIMITED_POSITION:
+            reason = self._verified(slide)[1]
+        if reason == LIMITED_WORKSPACE:
             slide = self._slide_along_joint_limits(self._slide_along_walls(slide))
         braking = self._braking.velocities[0] if len(self._braking.velocities) else np.zeros_like(self._v)
-        for share in (1.0, 0.5, 0.25, 0.0625):
+        # Sliding does not lead around what would be touched.
+        for share in _SHARES[1:] if reason == LIMITED_COLLISION else _SHARES:
             path, _ = self._verified(braking + share * (slide - braking))
             if path is not None:
                 return path
@@ -314,6 +321,8 @@ class MotionLimiter:
     def _take(self, path: _Path) -> None:
         self._q, self._v, self._effector = path.positions[0], path.velocities[0], path.effector[0]
         self._braking = path.after(1)
+        if self._touched and self._scene is not None:
+            self._touched &= set(self._scene.touching(self._q))
 
     def _brake(self) -> None:
         """One tick along the verified braking trajectory, or at its end the same position again."""

@@ -114,7 +114,7 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """A box that the arm may not touch on its way home."""
+    """A box that the arm may not touch: on its way home, and with `check_commands` never."""
 
     name: str = setting(doc="What it is")
     position: tuple[float, float, float] = setting(
@@ -152,7 +152,7 @@ class RobotProfile:
     kinematics: Kinematics = setting(doc="Kinematic model")
     command: CommandInterface = setting(doc="Command interface")
     gripper: Gripper | None = setting(None, "Gripper; leave out for an arm without one")
-    obstacles: tuple[Obstacle, ...] = setting((), "What the arm may not touch on its way home")
+    obstacles: tuple[Obstacle, ...] = setting((), "What the arm may not touch")
     joint_states_topic: str = setting("/joint_states", "Topic of sensor_msgs/JointState")
     action_space: str = setting("ee_delta", "What the model's action means", choices=ACTION_SPACES)
     ee_delta_scale: float = setting(
@@ -176,7 +176,8 @@ class RobotProfile:
             raise SettingsError("joints: expected at least one")
         if not self.cameras:
             raise SettingsError("cameras: expected at least one")
-        for what, values in (("joints", names), ("cameras", tuple(camera.name for camera in self.cameras))):
+        cameras, obstacles = ([item.name for item in items] for items in (self.cameras, self.obstacles))
+        for what, values in (("joints", list(names)), ("cameras", cameras), ("obstacles", obstacles)):
             doubled = {value for value in values if values.count(value) > 1}
             if doubled:
                 raise SettingsError(f"{what}: {sorted(doubled)[0]!r} is named twice")

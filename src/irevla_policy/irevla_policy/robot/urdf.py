@@ -45,6 +45,16 @@ def root_link(path: Path) -> str:
     return name
 
 
+def mimics(path: Path, joint: str) -> dict[str, tuple[float, float]]:
+    """A joint of a URDF and those that mimic it: name to multiplier and offset; the URDF has been read before."""
+    found = {joint: (1.0, 0.0)}
+    for other in ElementTree.parse(path).getroot().iter("joint"):
+        mimic = other.find("mimic")
+        if mimic is not None and mimic.get("joint") == joint:
+            found[other.get("name", "")] = float(mimic.get("multiplier", 1.0)), float(mimic.get("offset", 0.0))
+    return found
+
+
 def joints_in(root: ElementTree.Element, where: str) -> dict[str, UrdfJoint]:
     """The joints of a URDF that move, by name.
 

@@ -6,9 +6,10 @@ guard ends it. The instruction of the next episode is published once the arm is 
 
 from __future__ import annotations
 
+import concurrent.futures
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -23,6 +24,7 @@ from irevla_policy.errors import UserError
 from irevla_policy.robot.observation import ObservationError, Vector
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.robot.proposal import Proposal
+from irevla_policy.robot.scene import Motion
 from irevla_policy.ros import qos
 from irevla_policy.ros.guard_messages import action_message
 from irevla_policy.ros.lifecycle import spin
@@ -38,6 +40,8 @@ _RESTING = 2e-3
 
 _SETTLING = 3  # control periods in a row that it rests before the way is planned
 _PATIENCE = 3.0  # s until it rests, and until it has arrived after the end of the way
+_PLANNING = 30.0  # s
+_PUSHED = 0.01  # rad that a joint may have moved while the way was planned
 _HELD = 0.5  # s that the guard may hold before the way is given up
 _FRESH = 0.5  # s
 
@@ -65,6 +69,8 @@ class _Way:
         held: Since when the guard has held, s; None while it follows.
         rested: Control periods in a row that the arm has rested.
         target: Where it is told to be now, rad, `[n]`.
+        start: Where it has come to rest, rad, `[n]`.
+        planning: The way, once it is found; None until the arm rests.
         points: What is left of the way, rad, `[k, n]`; None until it is planned.
     """
 
@@ -73,6 +79,8 @@ class _Way:
     target: Vector
     held: float | None = None
     rested: int = 0
+    start: Vector = field(default_factory=lambda: np.zeros(0))
+    planning: concurrent.futures.Future[Motion] | None = None
     points: list[Vector] | None = None
 
 
@@ -90,6 +98,8 @@ class ArmNode(Node):
         self._status = PolicyStatus()
         self._gripper = 0.0
         self._way: _Way | None = None
+        # MoveIt may plan for seconds, in which the arm has to be told to stay.
+        self._planner = concurrent.futures.ThreadPoolExecutor(1, "planner")
         self._intervention = self.create_publisher(Action, "/irevla/intervention", qos.command())
         self._instruction = self.create_publisher(String, "/irevla/instruction", qos.latched())
         self.create_subscription(JointState, self._profile.joint_states_topic, self._on_joints, qos.sensor())
@@ -98,6 +108,10 @@ class ArmNode(Node):
         self.create_service(ResetWorld, "/irevla/reset", self._on_reset, callback_group=ReentrantCallbackGroup())
         self._period = 1.0 / self._profile.control_rate
         self.create_timer(self._period, self._on_tick)
+
+    def close(self) -> None:
+        """End the thread that plans, once it is done with its way."""
+        self._planner.shutdown(wait=False, cancel_futures=True)
 
     # What comes in.
 
@@ -192,6 +206,8 @@ class ArmNode(Node):
             return f"the guard does not follow: {self._status.reason or 'it is not active'}"
         if now <= way.deadline:
             return ""
+        if way.planning is not None and way.points is None:
+            return f"no way home is found within {_PLANNING:g} s"
         if way.points is None:
             return f"the arm does not come to rest within {_PATIENCE:g} s"
         joint = int(np.argmax(np.abs(self._measured[2] - way.target)))
@@ -199,16 +215,18 @@ class ArmNode(Node):
         return f"the arm does not arrive: joint {name!r} is {self._measured[2][joint] - way.target[joint]:+.3f} rad off"
 
     def _advance(self, way: _Way, measured: Vector, now: float) -> None:
-        """Rest, then the way, then wait for the arm to be there."""
-        assert self._measured is not None
-        if way.points is None:
+        """Rest, then plan, then the way, then wait for the arm to be there."""
+        if way.planning is None:
             moved = np.inf if self._before is None else float(np.abs(measured - self._before).max())
             self._before, way.rested = measured, way.rested + 1 if moved < _RESTING else 0
             if way.rested >= _SETTLING:
-                way.points = list(self._homing.plan(measured, self._period).positions)
-                # MoveIt may plan for seconds, in which nothing is received and the guard holds: time starts anew.
-                now = time.monotonic()
-                self._measured, way.held = (now, *self._measured[1:]), None
+                way.start, way.deadline = measured, now + _PLANNING
+                way.planning = self._planner.submit(self._homing.plan, measured, self._period)
+        elif way.points is None:
+            if np.abs(measured - way.start).max() > _PUSHED:
+                raise UserError("the arm was moved while its way home was planned")
+            if way.planning.done():
+                way.points = list(way.planning.result().positions)
                 way.deadline = now + len(way.points) * self._period + _PATIENCE
         elif way.points:
             way.target = way.points.pop(0)

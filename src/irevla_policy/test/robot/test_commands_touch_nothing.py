@@ -91,13 +91,16 @@ class Box:
         return [("hand", "box")] if self.there and joints[1] < ABOVE[1] - 0.05 else []
 
 
-def test_what_comes_to_lie_where_the_arm_is_is_left_and_not_entered_again() -> None:
+def test_what_comes_to_lie_where_the_arm_is_stops_it_until_it_starts_anew() -> None:
     box = Box()
     limiter = limiter_at(HOME, box)
     box.there = True
-    assert box.touching(HOME)
+    assert driven(limiter, ABOVE) & LIMITED_COLLISION
+    assert np.array_equal(limiter.setpoint.position, HOME) and limiter.touches == []
+    limiter.reset(HOME)
+    assert limiter.touches == [("hand", "box")]
     driven(limiter, ABOVE)
-    assert np.allclose(limiter.setpoint.position, ABOVE, atol=1e-4)
+    assert np.allclose(limiter.setpoint.position, ABOVE, atol=1e-4) and limiter.touches == []
     assert driven(limiter, HOME) & LIMITED_COLLISION
     assert not box.touching(limiter.setpoint.position)
 

@@ -17,6 +17,7 @@ from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.lockstep import LockStepGuard, follows
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.robot.proposal import Proposal
+from irevla_policy.robot.scene import Scene, Touch
 from irevla_policy.robot.watchdog import Watchdog
 
 PROFILE = load_profile("sawyer")
@@ -37,8 +38,8 @@ def proposal(stamp: int, target=HOME, gripper: float = 0.5, **changes) -> Propos
 class Robot:
     """A guard with perfect sensors and a policy; parts of it can be switched off."""
 
-    def __init__(self, profile=PROFILE, latches: bool = False, **times) -> None:
-        self.core = GuardCore(profile, KINEMATICS, GuardTimes(**times), latches=latches)
+    def __init__(self, profile=PROFILE, latches: bool = False, scene: Scene | None = None, **times) -> None:
+        self.core = GuardCore(profile, KINEMATICS, GuardTimes(**times), latches=latches, scene=scene)
         self.now = 100.0
         self.measured = HOME.copy()
         self.parts = {"camera", "joints", "policy"}
@@ -435,6 +436,32 @@ def test_says_that_a_start_is_outside_the_limits():
     assert "right_j6" in robot.sent[-1].reason
     robot.run(2.0)
     assert robot.codes() == []
+
+
+class Post:
+    """Stands where the arm starts."""
+
+    def touching(self, joints: np.ndarray) -> list[Touch]:
+        return [("hand", "post")] if joints[0] < HOME[0] + 0.1 else []
+
+
+def test_only_an_intervention_moves_an_arm_that_touches_something():
+    robot = Robot(scene=Post())
+    robot.target = HOME + 0.05
+    robot.run(1.0)
+    assert robot.state() is State.HOLDING and robot.codes() == ["touching"]
+    assert "hand and post" in robot.sent[-1].reason
+    assert (robot.measured == HOME).all()
+    for _ in range(20):
+        robot.core.on_intervention(proposal(0, HOME + 0.2), robot.now)
+        robot.run(PERIOD)
+    assert robot.state() is State.INTERVENED
+    robot.target = HOME + 0.15
+    robot.run(2.0)
+    assert robot.state() is State.RUNNING and robot.codes() == []
+    robot.target = HOME
+    robot.run(2.0)
+    assert robot.measured[0] >= HOME[0] + 0.1 and robot.codes() == []
 
 
 @settings(max_examples=40, deadline=None)

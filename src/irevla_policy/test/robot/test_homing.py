@@ -98,3 +98,41 @@ def test_a_profile_that_cannot_be_checked_is_refused() -> None:
     blocked = replace(PROFILE, obstacles=(Obstacle("shelf", (0.42, 0.0, 0.26), (0.1, 0.1, 0.1)),))
     with pytest.raises(SettingsError, match=r"panda\.yaml:\d+: home: the arm touches \w+ with \w+ there"):
         CollisionModel(blocked)
+
+
+def test_obstacles_keep_their_names() -> None:
+    bins = [Obstacle(name, tuple(KINEMATICS.position(HOME).tolist()), (0.1, 0.1, 0.1)) for name in ("bin_1", "bin_1")]
+    with pytest.raises(SettingsError, match="touches bin_1 with"):
+        CollisionModel(replace(PROFILE, obstacles=(bins[0],)))
+    with pytest.raises(SettingsError, match="obstacles: 'bin_1' is named twice"):
+        replace(PROFILE, obstacles=tuple(bins))
+
+
+def test_the_second_link_touches_what_stands_around_the_arm() -> None:
+    shelf = Obstacle("shelf", (0.2, 0.0, 0.3), (0.1, 0.1, 0.1))
+    leaning = HOME.copy()
+    leaning[1] = 1.5
+    assert ("panda_link2", "shelf") in CollisionModel(replace(PROFILE, obstacles=(shelf,))).touching(leaning)
+
+
+FINGERS = """
+<joint name="panda_finger_joint1" type="prismatic"><parent link="panda_link7"/><child link="left"/>
+<axis xyz="0 1 0"/><limit lower="0" upper="2" velocity="0.2" effort="20"/></joint>
+<link name="left"><collision><geometry><box size="0.01 0.01 0.01"/></geometry></collision></link>
+<joint name="panda_finger_joint2" type="prismatic"><parent link="panda_link7"/><child link="right"/>
+<axis xyz="0 1 0"/><limit lower="-2" upper="0" velocity="0.2" effort="20"/>
+<mimic joint="panda_finger_joint1" multiplier="-1"/></joint>
+<link name="right"><collision><geometry><box size="0.01 0.01 0.01"/></geometry></collision></link>
+</robot>"""
+
+
+def test_fingers_count_as_far_apart_as_they_can_be(tmp_path) -> None:
+    urdf = tmp_path / "fingers.urdf"
+    urdf.write_text(PROFILE.urdf_path.read_text().replace("</robot>", FINGERS))
+    kinematics = replace(PROFILE.kinematics, urdf=str(urdf), ee_frame="panda_link7")
+    profile = replace(PROFILE, kinematics=kinematics, gripper=replace(PROFILE.gripper, opening=(0.0, 1.5)))
+    position, rotation = ArmKinematics(profile).pose(HOME)
+    for finger, side in (("left", 1.5), ("right", -1.5)):
+        place = tuple((position + rotation @ [0.0, side, 0.0]).tolist())
+        with pytest.raises(SettingsError, match=f"touches post with {finger} there"):
+            CollisionModel(replace(profile, obstacles=(Obstacle("post", place, (0.02, 0.02, 0.02)),)))

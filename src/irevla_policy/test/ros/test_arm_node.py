@@ -23,15 +23,28 @@ from stand_in_robot import PROFILE, StandInRobot, finish
 HOME = np.array(PROFILE.home)
 AWAY = HOME + np.array([0.3, 0.1, 0.0, 0.2, 0.0, 0.0, -0.2])
 
+# A planner that takes its time, as MoveIt's may, beyond what the guard follows an intervention for.
+SLOW_PLANNER = """
+import time
+from irevla_policy.ros import arm_node
+made = arm_node.planner
+class Slow:
+    def __init__(self, *words):
+        self.homing = made(*words)
+    def plan(self, start, period):
+        time.sleep(0.8)
+        return self.homing.plan(start, period)
+arm_node.planner = Slow
+arm_node.main()
+"""
+
 
 @pytest.fixture(scope="module")
 def robot() -> Iterator[StandInRobot]:
     robot = StandInRobot()
     guard = robot.start("-m", "irevla_policy.ros.guard_node")
     parameters = ["check_collisions:=false", "tasks:=metaworld", "speed:=0.05"]
-    arm = robot.start(
-        "-m", "irevla_policy.ros.arm_node", "--ros-args", *(word for one in parameters for word in ("-p", one))
-    )
+    arm = robot.start("-c", SLOW_PLANNER, "--ros-args", *(word for one in parameters for word in ("-p", one)))
     try:
         robot.wait_for_state(PolicyStatus.STATE_HOLDING, seconds=15.0)
         # Without joint states a reset is refused, and the arm may hear them later than the guard.
@@ -114,3 +127,19 @@ def test_a_guard_that_holds_is_named(robot: StandInRobot) -> None:
 def test_what_does_not_fit_is_refused(robot: StandInRobot, fields: dict[str, object], word: str) -> None:
     answer = reset(robot, **fields)
     assert not answer.accepted and word in answer.message
+
+
+def test_while_the_way_is_planned_the_arm_is_told_to_stay(robot: StandInRobot) -> None:
+    put(robot, AWAY)
+    answers: list[ResetWorld.Response] = []
+    thread = threading.Thread(target=lambda: answers.append(reset(robot)))
+    thread.start()
+    robot.wait_for_state(PolicyStatus.STATE_INTERVENED)
+    states = set()
+    for _ in range(80):
+        states.add(robot.status.state)
+        time.sleep(0.01)
+    assert states == {PolicyStatus.STATE_INTERVENED}
+    assert np.allclose(robot.measured, AWAY, atol=2e-3)
+    thread.join(15.0)
+    assert answers[0].accepted, answers[0].message
