@@ -9,7 +9,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# Set before any node exists. Values that a person has set are kept; a run without any takes a domain of its own.
+# Set before any node exists. A person's own values are kept, but that processes beside each other count on from a
+# domain that was set; a run without any takes domains of its own.
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(20, 80)))
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):

@@ -5,7 +5,7 @@
 set -uo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
-# Every part is a group of processes of its own, which Ctrl-C ends as a whole; a part in the background heeds SIGINT.
+# Every part is a group of processes of its own, which is ended as a whole.
 set -m
 
 # One more than cores: some tests wait for processes.
@@ -17,25 +17,36 @@ $behind true 2>/dev/null || behind="nice -n 19"
 
 # Parts on ROS domains of their own; each process of the one behind adds its number (conftest.py).
 domain=${ROS_DOMAIN_ID:-$((20 + RANDOM % 60))}
-export ROS_DOMAIN_ID=$domain
 
 folder=$(mktemp -d)
-others=
+parts=()
 end() {
-    [ -z "$others" ] || kill -INT -- "-$others" 2>/dev/null && wait "$others"
+    for part in "${parts[@]}"; do
+        kill -INT -- "-$part" 2>/dev/null && wait "$part"
+    done
     rm -rf "$folder"
 }
 trap end EXIT
 trap 'exit 130' INT TERM
 
-$behind .venv/bin/python -m pytest -m "not slow and not graph" --numprocesses "$workers" "$@" >"$folder/log" 2>&1 &
+ROS_DOMAIN_ID=$domain $behind .venv/bin/python -m pytest -m "not slow and not graph" --numprocesses "$workers" "$@" \
+    >"$folder/log" 2>&1 &
 others=$!
-ROS_DOMAIN_ID=$((domain + 10)) .venv/bin/python -m pytest -m "not slow and graph" "$@"
-codes=($?)
-tail --pid="$others" -n +1 -f "$folder/log"
+ROS_DOMAIN_ID=$((domain + 20)) .venv/bin/python -m pytest -m "not slow and graph" "$@" &
+graphs=$!
+parts=("$others" "$graphs")
+
+# A signal ends `wait` at once, but no command in the foreground.
+codes=()
+wait "$graphs"
+codes+=($?)
+parts=("$others")
+tail --pid="$others" -n +1 -f "$folder/log" &
+shown=$!
 wait "$others"
 codes+=($?)
-others=
+parts=()
+wait "$shown"
 
 # 5 is no such tests.
 for code in "${codes[@]}"; do

@@ -1,8 +1,8 @@
 """What the arm may not touch: itself, and the boxes around it that the profile names (Pinocchio and coal).
 
-Shapes of the arm are the URDF's collision shapes, its gripper open. Links that are nearer than three joints to each other,
-and those that touch in the home position anyway, are never looked at; nor is what stands beside the base or the first
-link, which only turns.
+Shapes of the arm are the URDF's collision shapes, its gripper open. Links that are nearer than three joints to each
+other, and those that touch in the home position anyway, are never looked at; nor is what stands beside the base or the
+first link, which only turns.
 """
 
 from __future__ import annotations

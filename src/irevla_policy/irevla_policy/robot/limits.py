@@ -22,9 +22,9 @@ the box), then the way between sliding and braking, 1/2, 1/4, 1/16 of it.
 the limits are applied to. Jerk is the only limit that gives way to another: a stop, or a wall, does not wait for it.
 
 *Collisions.* With a scene (`robot.scene`) it is verified, too, that nothing is touched: after the tick and along the
-braking that follows, at most 0.05 rad or a tick apart and at its end. The arm stops in front of what it would touch, and
-does not slide along it. What touches at the start may go on to until it has come apart: the arm has to get away from it.
-What comes to touch an arm that has started, because the scene changes, stops it until it is started anew.
+braking that follows, at most 0.05 rad or a tick apart and at its end. The arm stops in front of what it would touch,
+and does not slide along it. What touches at the start may go on to until it has come apart: the arm has to get away
+from it. What comes to touch an arm that has started, because the scene changes, stops it until it is started anew.
 
 *Start outside.* The limits are widened to the present position (per joint, and per axis of the box) and shrink with it:
 an arm that starts outside of them can move inward and cannot move further out.

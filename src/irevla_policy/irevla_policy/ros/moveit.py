@@ -1,11 +1,11 @@
 """MoveIt behind the interface of `robot.scene`: its planning scene, and its ways home.
 
 MoveIt is configured by the parameters of the arm's own `move_group`, as `ros2 param dump /move_group` writes them:
-robot, semantic description, kinematics and planning pipelines are what the arm's MoveIt package says. Its scene gets
-the profile's boxes, and what is published on /planning_scene, /collision_object and /attached_collision_object.
+robot, semantic description, kinematics and planning pipelines are what the arm's MoveIt package says. Its scene is that
+of the running `move_group`, asked for at the start and followed from then on, and the profile's boxes.
 
-moveit_py tells whether something touches, not what: a touch is always the pair `TOUCH`, so that an arm that touches
-something when it starts is free to move until nothing does any more.
+moveit_py tells whether something touches, not what: a touch is always the pair `TOUCH`, so that an intervention may
+move an arm anywhere that touches something when it starts, until nothing does any more.
 """
 
 from __future__ import annotations
@@ -38,6 +38,12 @@ _FINE = 0.01
 """s between the way-points that MoveIt times; the motion is read off between them."""
 
 _PLANNING_TIME = 2.0  # s
+_TIMING_TOLERANCE = 0.01
+"""How far MoveIt may leave the way that it has checked, to take its corners without a stop, rad."""
+
+_SCENE_SERVICE, _SCENE_TOPIC = "/get_planning_scene", "/monitored_planning_scene"
+"""Where move_group tells its scene, and changes of it."""
+
 _AT_HOME = 1e-3  # rad
 
 
@@ -99,20 +105,29 @@ class _MoveIt:
             node_name=node,
             config_dict=read_parameters(Path(settings.moveit)),
             provide_planning_service=False,
+            remappings={
+                "joint_states": profile.joint_states_topic,
+                "planning_scene": _SCENE_TOPIC,
+                # What it tells of its own scene is not to be taken for move_group's.
+                "monitored_planning_scene": f"/{node}{_SCENE_TOPIC}",
+            },
         )
         self._group = _group(self._moveit.get_robot_model(), profile, settings)
         self._monitor = self._moveit.get_planning_scene_monitor()
-        self._add_boxes(profile)
+        self._profile = profile
+        if not self._monitor.request_planning_scene_state(service_name=_SCENE_SERVICE):
+            raise MoveItError(f"moveit: {_SCENE_SERVICE} does not answer: is the arm's move_group running?")
+        self._add_boxes()
 
-    def _add_boxes(self, profile: RobotProfile) -> None:
+    def _add_boxes(self) -> None:
         from moveit_msgs.msg import CollisionObject
         from shape_msgs.msg import SolidPrimitive
 
-        root = root_link(profile.urdf_path)
+        root = root_link(self._profile.urdf_path)
         with self._monitor.read_write() as planning_scene:
             # As the check of /robot_description has it: the profile's root, or where the robot knows none, its own.
             frame = root if planning_scene.knows_frame_transform(frame_id=root) else planning_scene.planning_frame
-            for box in profile.obstacles:
+            for box in self._profile.obstacles:
                 pose = Pose()
                 pose.position.x, pose.position.y, pose.position.z = box.position
                 pose.orientation.w = 1.0
@@ -125,6 +140,11 @@ class _MoveIt:
 
     def touching(self, joints: Array) -> list[Touch]:
         """See `Scene.touching`."""
+        with self._monitor.read_only() as planning_scene:
+            # A whole scene of move_group's, after a restart, say, comes without them.
+            complete = all(planning_scene.knows_frame_transform(frame_id=box.name) for box in self._profile.obstacles)
+        if not complete:
+            self._add_boxes()
         with self._monitor.read_only() as planning_scene:
             state = self._state(planning_scene, joints)
             touches = planning_scene.is_state_colliding(robot_state=state, joint_model_group_name=self._group)
@@ -151,13 +171,21 @@ class _MoveIt:
             raise HomingError(f"no free way home: MoveIt's error code {found.error_code.val}; move the arm by hand")
         way = found.trajectory
         timed = way.apply_totg_time_parameterization(
-            velocity_scaling_factor=1.0, acceleration_scaling_factor=1.0, resample_dt=_FINE
+            velocity_scaling_factor=1.0,
+            acceleration_scaling_factor=1.0,
+            path_tolerance=_TIMING_TOLERANCE,
+            resample_dt=_FINE,
         )
         if not timed:
             raise HomingError("no free way home: MoveIt's way cannot be timed")
         times = np.cumsum(way.get_waypoint_durations())
         points = np.array([[state.joint_positions[name] for name in self._names] for state in way])
-        return Motion(self._slowed(times, points, period))
+        motion = self._slowed(times, points, period)
+        # MoveIt has checked the way before it was timed, and not what lies between the positions that are sent.
+        between = 0.5 * (motion[:-1] + motion[1:])
+        if any(self.touching(row) for row in (*motion, *between)):
+            raise HomingError("no free way home: MoveIt's touches something once it is timed; move the arm by hand")
+        return Motion(motion)
 
     def _slowed(self, times: Array, points: Array, period: float) -> Array:
         """A motion that keeps MoveIt's limits, stretched in time until it keeps the profile's, `[k, n]`."""

@@ -116,7 +116,7 @@ class TaskFile:
     )
     facets: int = setting(
         0,
-        "Sides that cylinders and other round shapes are drawn with; 0 for the scene's own 28",
+        "Sides that round shapes are drawn with, and flat ones in one piece; 0 for the scene's own 28",
         at_least=0,
         at_most=256,
     )
@@ -133,6 +133,10 @@ class TaskFile:
     )
     robot: str = setting("sawyer", "Robot profile of the world's arm")
     first: str = setting("", "Task that a simulator starts with; the first of all when left out")
+
+    def __post_init__(self) -> None:
+        if 0 < self.facets < 3:
+            raise SettingsError(f"facets: must be 0 or at least 3, found {self.facets}")
 
     @property
     def first_task(self) -> str:

@@ -48,7 +48,7 @@ class PlanningScene:
     planning_frame = "panda_link0"
 
     def knows_frame_transform(self, *, frame_id: str) -> bool:
-        return frame_id in self._moveit.frames
+        return frame_id in (*self._moveit.frames, *(box.id for box in self._moveit.boxes))
 
     def apply_collision_object(self, collision_object_msg: Any) -> None:
         self._moveit.boxes.append(collision_object_msg)
@@ -81,16 +81,22 @@ class Trajectory:
     step: float = 0.0
 
     def apply_totg_time_parameterization(
-        self, velocity_scaling_factor: float, acceleration_scaling_factor: float, *, resample_dt: float = 0.1
+        self,
+        velocity_scaling_factor: float,
+        acceleration_scaling_factor: float,
+        *,
+        path_tolerance: float = 0.1,
+        resample_dt: float = 0.1,
     ) -> bool:
-        assert velocity_scaling_factor == acceleration_scaling_factor == 1.0
+        assert velocity_scaling_factor == acceleration_scaling_factor == 1.0 and path_tolerance < 0.1
         self.step = resample_dt
         begin, goal = (np.array(list(state.joint_positions.values())) for state in (self.begin, self.goal))
         duration = 2.0 * max(np.abs(goal - begin).max(), 0.25)
         for time in np.append(np.arange(0.0, duration, resample_dt), duration):
             share = 0.5 - 0.5 * np.cos(np.pi * time / duration)
             state = RobotState(self.begin.joint_positions)
-            state.joint_positions = dict(zip(state.joint_positions, begin + share * (goal - begin), strict=True))
+            positions = begin + share * (goal - begin) + MoveItPy.bulge * np.sin(np.pi * share)
+            state.joint_positions = dict(zip(state.joint_positions, positions, strict=True))
             self.states.append(state)
         return True
 
@@ -125,7 +131,9 @@ class PlanningComponent:
     def plan(self) -> Response:
         assert self._moveit.locks == 0, "planning waits for the scene's lock"
         way = Trajectory(self._begin, self._goal)
-        way.apply_totg_time_parameterization(1.0, 1.0, resample_dt=0.05)
+        bulge, MoveItPy.bulge = MoveItPy.bulge, np.zeros(1)
+        way.apply_totg_time_parameterization(1.0, 1.0, path_tolerance=0.0, resample_dt=0.05)
+        MoveItPy.bulge = bulge
         free = not any(self._moveit.collides(state) for state in way.states)
         return Response(Trajectory(self._begin, self._goal) if free else None)
 
@@ -136,9 +144,20 @@ class MoveItPy:
     profile: RobotProfile
     last: MoveItPy
     frames: tuple[str, ...] = ("panda_link0",)
+    answers = True
+    """Whether move_group does."""
+    bulge = np.zeros(1)
+    """How far the timed way is beside the planned one, rad, of the joints and the finger."""
 
-    def __init__(self, *, node_name: str, config_dict: dict[str, Any], provide_planning_service: bool) -> None:
-        self.node_name, self.config = node_name, config_dict
+    def __init__(
+        self,
+        *,
+        node_name: str,
+        config_dict: dict[str, Any],
+        provide_planning_service: bool,
+        remappings: dict[str, str],
+    ) -> None:
+        self.node_name, self.config, self.remappings = node_name, config_dict, remappings
         self.boxes: list[Any] = []
         self.locks = 0
         self.scene = PlanningScene(self)
@@ -158,7 +177,15 @@ class MoveItPy:
         return PlanningComponent(self)
 
     def get_planning_scene_monitor(self) -> Any:
-        return types.SimpleNamespace(read_only=lambda: Locked(self), read_write=lambda: Locked(self))
+        return types.SimpleNamespace(
+            read_only=lambda: Locked(self), read_write=lambda: Locked(self), request_planning_scene_state=self.request
+        )
+
+    def request(self, service_name: str) -> bool:
+        """A whole scene comes, if one does: what was in it is gone."""
+        assert service_name == "/get_planning_scene"
+        self.boxes.clear()
+        return self.answers
 
     def get_robot_model(self) -> Any:
         groups = {"arm": [*self.profile.joint_names], "arm_and_hand": [*self.profile.joint_names, "finger"]}

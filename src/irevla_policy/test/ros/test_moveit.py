@@ -69,6 +69,28 @@ def test_touches_are_those_of_its_scene(settings: SceneSettings) -> None:
     assert MoveItPy.last.locks == 0
 
 
+def test_its_scene_is_that_of_move_group(settings: SceneSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = scene(PROFILE, settings)
+    assert MoveItPy.last.remappings["planning_scene"] == "/monitored_planning_scene"
+    assert MoveItPy.last.remappings["joint_states"] == PROFILE.joint_states_topic
+    MoveItPy.last.request("/get_planning_scene")  # move_group has started again and tells its scene
+    below = HOME + np.array([0.0, 0.9, 0.0, 0.0, 0.0, 0.0, 0.0])
+    assert found.touching(below) == [TOUCH]
+    monkeypatch.setattr(MoveItPy, "answers", False)
+    with pytest.raises(MoveItError, match="/get_planning_scene does not answer: is the arm's move_group running"):
+        scene(PROFILE, settings)
+
+
+def test_a_way_that_touches_something_once_it_is_timed_is_refused(
+    settings: SceneSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    homing = planner(PROFILE, settings, 0.5, check=True)
+    homing.plan(AWAY, PERIOD)
+    monkeypatch.setattr(MoveItPy, "bulge", np.array([0.0, 0.9, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]))
+    with pytest.raises(HomingError, match="touches something once it is timed"):
+        homing.plan(AWAY, PERIOD)
+
+
 @pytest.mark.parametrize("speed", [0.05, 1.0])
 def test_the_way_home_keeps_the_profile_s_limits(settings: SceneSettings, speed: float) -> None:
     motion = planner(PROFILE, settings, speed, check=True).plan(AWAY, PERIOD)

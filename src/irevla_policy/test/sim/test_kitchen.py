@@ -155,6 +155,9 @@ def test_the_light_scene_looks_alike_and_takes_little(world: Kitchen) -> None:
     assert 4.0 < np.abs(images[0] - images[1]).mean() < 25.0
     assert models[0].ntexdata < models[1].ntexdata / 100
     assert models[0].vis.quality.shadowsize == 0 < models[1].vis.quality.shadowsize
+    assert (models[0].vis.quality.numslices, models[1].vis.quality.numslices) == (12, 28)
+    with pytest.raises(SettingsError, match="facets: must be 0 or at least 3, found 2"):
+        replace(load_tasks(KITCHEN), facets=2)
 
 
 @pytest.mark.parametrize("robot", [pytest.param("panda_kitchen", marks=pytest.mark.slow), "panda_kitchen_held"])

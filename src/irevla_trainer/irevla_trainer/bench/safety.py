@@ -80,6 +80,7 @@ def summarise(account: Account, trials: list[Trial]) -> BenchResult:
         "faults": float(len(trials)),
     }
     if checks := account.collision_checks:
+        figures["kept_from_touching"] = float(account.kept_off)
         figures["collision_check_p50_ms"] = 1e3 * float(np.median(checks))
         figures["collision_check_p99_ms"] = 1e3 * float(np.quantile(checks, 0.99))
     for busy in (False, True):

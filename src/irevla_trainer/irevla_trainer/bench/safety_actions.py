@@ -19,7 +19,7 @@ from irevla_policy.robot.collision import CollisionModel
 from irevla_policy.robot.decision import Decision
 from irevla_policy.robot.guard import GuardCore
 from irevla_policy.robot.kinematics import ArmKinematics
-from irevla_policy.robot.limits import Setpoint
+from irevla_policy.robot.limits import LIMITED_COLLISION, Setpoint
 from irevla_policy.robot.profile import RobotProfile, load_profile
 from irevla_policy.robot.proposal import Proposal
 from irevla_policy.robot.scene import MeasuredScene, Scene
@@ -45,6 +45,7 @@ class Account:
         violations: Setpoints outside a limit, by the limit.
         worst: Limit to the largest share of it that was used, 1 for all of it.
         collision_checks: What checking a command for collisions has cost, s.
+        kept_off: How many commands were changed so that nothing is touched.
     """
 
     actions: Counter[str] = field(default_factory=Counter)
@@ -54,6 +55,7 @@ class Account:
     violations: Counter[str] = field(default_factory=Counter)
     worst: dict[str, float] = field(default_factory=dict)
     collision_checks: list[float] = field(default_factory=list)
+    kept_off: int = 0
 
     def add(self, other: Account) -> None:
         """Take in another campaign's."""
@@ -63,6 +65,7 @@ class Account:
         self.moving += other.moving
         self.violations += other.violations
         self.collision_checks += other.collision_checks
+        self.kept_off += other.kept_off
         for limit, share in other.worst.items():
             self.worst[limit] = max(share, self.worst.get(limit, 0.0))
 
@@ -314,6 +317,7 @@ class _Campaign:
                 self.account.collision_checks.append(spent)
             if decision is not None:
                 sent += decision.setpoints
+                self.account.kept_off += bool(decision.limited & LIMITED_COLLISION)
                 self.measured = decision.setpoints[-1].position
                 if not -1.0 <= decision.gripper <= 1.0:
                     self.account.violations["gripper"] += 1

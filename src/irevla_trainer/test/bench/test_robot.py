@@ -18,6 +18,8 @@ def test_figures_are_those_of_what_was_heard() -> None:
     ticks[::50] = 0.07  # two in a hundred
     heard = Heard(
         answers=[0.02] * 97 + [0.2] * 3,
+        # 98 in time, one that is missing, and a way home that is no gap.
+        acted=[[0.1 * number for number in range(60)] + [6.1], [20.0 + 0.1 * number for number in range(40)], []],
         sent=np.cumsum(ticks).tolist(),
         episodes={"a", "b"},
         status=PolicyStatus(actions_total=148, actions_refused=5),
@@ -27,6 +29,7 @@ def test_figures_are_those_of_what_was_heard() -> None:
     assert not found.holds
     expected = {
         "episodes": 2.0, "actions": 100.0, "refused_actions": 2.0, "refused_actions_share": 0.02,
+        "late_actions_share": 0.01, "worst_gap_ms": 200.0,
         "answer_p50_ms": 20.0, "answer_p99_ms": 200.0, "answer_worst_ms": 200.0,
         "guard_interval_p50_ms": 20.0, "guard_interval_p99_ms": 70.0, "guard_missed_ticks": 3.0,
         "updates": 60.0, "iterations": 2.0,

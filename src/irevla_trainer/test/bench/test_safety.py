@@ -42,7 +42,7 @@ def test_no_action_gets_past_the_limits(robot: str, collisions: bool) -> None:
     assert not +account.violations
     for limit in ("position", "velocity", "acceleration", "workspace"):
         assert account.worst[limit] > 0.5, limit
-    assert ("collision" in account.violations) == collisions == bool(account.collision_checks)
+    assert ("collision" in account.violations) == collisions == bool(account.collision_checks) == bool(account.kept_off)
 
 
 @pytest.mark.parametrize(
