@@ -29,6 +29,7 @@ _UNTIMED = (
     "test_messages.py",
     "test_moveit.py",
     "test_parameters.py",
+    "test_planner_process.py",
     "test_setup.py",
 )
 _ROOT = Path(__file__).parent

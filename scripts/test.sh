@@ -21,9 +21,11 @@ domain=${ROS_DOMAIN_ID:-$((20 + RANDOM % 60))}
 folder=$(mktemp -d)
 parts=()
 end() {
+    trap '' INT TERM
     for part in "${parts[@]}"; do
-        kill -INT -- "-$part" 2>/dev/null && wait "$part"
+        kill -INT -- "-$part" 2>/dev/null
     done
+    wait "${parts[@]}" 2>/dev/null
     rm -rf "$folder"
 }
 trap end EXIT

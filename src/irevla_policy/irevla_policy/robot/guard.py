@@ -26,7 +26,7 @@ from irevla_policy.robot.limits import MotionLimiter, PositionKinematics
 from irevla_policy.robot.observation import Vector
 from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.robot.proposal import Proposal, ProposalError, joint_target
-from irevla_policy.robot.scene import Scene
+from irevla_policy.robot.scene import Scene, Touch
 from irevla_policy.robot.watchdog import FUTURE_TOLERANCE
 
 # A target is aimed at one tick later than one period after its action came: the next action may be a tick late
@@ -205,7 +205,7 @@ class GuardCore:
         if not self._arm(now):
             return None
         accepted = self._followed(now)
-        if accepted is None or not self._leave_hold():
+        if accepted is None or not self._leave_hold() or self._has_to_wait(accepted):
             return self._hold(now, 1)
         return self._follow(accepted)
 
@@ -235,7 +235,7 @@ class GuardCore:
         reasons = self._interlocks.against_anybody(0.0)
         if source is Source.POLICY:
             reasons += self._against_policy(0.0)
-        if accepted is None or reasons or not self._leave_hold():
+        if accepted is None or reasons or not self._leave_hold() or self._has_to_wait(accepted):
             return self._hold(0.0, self._profile.substeps)
         return self._follow(accepted, self._profile.substeps)
 
@@ -251,6 +251,9 @@ class GuardCore:
             state = self._driven_by(now)
             if state is State.HOLDING:
                 reasons = interlocks.against_anybody(now) + self._against_policy(now)
+        if self._armed and (touches := self._limiter.blocked):
+            way_out = "/irevla/estop and /irevla/clear_estop let interventions move the arm away"
+            reasons.append(Reason("blocked", f"touched since the arm started: {_named(touches)}; {way_out}"))
         if self._armed and any(self._limiter.violations()):
             reasons.append(Reason("start_outside_limits", self._outside()))
         counters = (self._total, self._limited, interlocks.refused)
@@ -303,10 +306,13 @@ class GuardCore:
         """Why the policy is not followed, though an intervention would be."""
         reasons = self._interlocks.against_policy(now)
         if self._armed and (touches := self._limiter.touches):
-            named = ", ".join(f"{first} and {second}" for first, second in touches)
-            sentence = f"touching: {named}; move the arm away by an intervention or a reset"
+            sentence = f"touching: {_named(touches)}; move the arm away by an intervention"
             reasons = [*reasons, Reason("touching", sentence)]
         return reasons
+
+    def _has_to_wait(self, accepted: _Accepted) -> bool:
+        """Whether the arm, which may just have started anew, touches something and the policy is to move it."""
+        return accepted.source is Source.POLICY and bool(self._limiter.touches)
 
     def _arm(self, now: float) -> bool:
         """Take the measured state as the commanded one, once; whether there is a commanded state."""
@@ -390,3 +396,7 @@ class GuardCore:
         names = [f"joint {self._profile.joints[index].name!r}" for index in joints]
         names += [f"end effector in {'xyz'[axis]}" for axis in axes]
         return f"{', '.join(names)} outside the limits: moves inward only" if names else ""
+
+
+def _named(touches: Sequence[Touch]) -> str:
+    return ", ".join(f"{first} and {second}" for first, second in touches)

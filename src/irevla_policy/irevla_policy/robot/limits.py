@@ -138,6 +138,11 @@ class MotionLimiter:
         """What has touched since the start, sorted; only this may."""
         return sorted(self._touched)
 
+    @property
+    def blocked(self) -> list[Touch]:
+        """What touches the arm, sorted, though it did not at the start: it cannot move before it is reset."""
+        return sorted(self._blocked)
+
     def violations(self) -> tuple[list[int], list[int]]:
         """Joints (indices) and axes of the box (0 x, 1 y, 2 z) in which the present setpoint is outside."""
         joints = np.flatnonzero((self._q < self._low) | (self._q > self._high))
@@ -159,6 +164,7 @@ class MotionLimiter:
         empty = np.zeros((0, len(self._q)))
         self._braking = _Path(empty, empty, np.zeros((0, 3)))
         self._touched = set() if self._scene is None else set(self._scene.touching(self._q))
+        self._blocked: set[Touch] = set()
         if self._filter is not None:
             self._filter.reset()
 
@@ -192,6 +198,9 @@ class MotionLimiter:
             self._brake()
         else:
             self._take(path)
+        self._blocked = set()
+        if self._scene is not None and path is None and self.at_rest:
+            self._blocked = set(self._scene.touching(self._q)) - self._touched
         return self.setpoint, limited
 
     def plan(self, target: Vector | None, steps: int) -> tuple[list[Setpoint], int]:
@@ -322,7 +331,9 @@ class MotionLimiter:
         self._q, self._v, self._effector = path.positions[0], path.velocities[0], path.effector[0]
         self._braking = path.after(1)
         if self._touched and self._scene is not None:
-            self._touched &= set(self._scene.touching(self._q))
+            # The kept braking has been verified with what it touches.
+            rows = (self._q, *self._braking.positions)
+            self._touched &= {touch for row in rows for touch in self._scene.touching(row)}
 
     def _brake(self) -> None:
         """One tick along the verified braking trajectory, or at its end the same position again."""

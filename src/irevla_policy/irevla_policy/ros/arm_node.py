@@ -6,10 +6,10 @@ guard ends it. The instruction of the next episode is published once the arm is 
 
 from __future__ import annotations
 
-import concurrent.futures
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -24,13 +24,13 @@ from irevla_policy.errors import UserError
 from irevla_policy.robot.observation import ObservationError, Vector
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.robot.proposal import Proposal
-from irevla_policy.robot.scene import Motion
 from irevla_policy.ros import qos
 from irevla_policy.ros.guard_messages import action_message
 from irevla_policy.ros.lifecycle import spin
 from irevla_policy.ros.messages import joint_positions, nanoseconds, time_message
 from irevla_policy.ros.moveit import SceneSettings, planner
 from irevla_policy.ros.parameters import NodeSettings, declare
+from irevla_policy.ros.planner_process import PlannerProcess
 from irevla_policy.settings import setting
 from irevla_policy.sim.tasks import TaskError, load_tasks
 
@@ -69,8 +69,7 @@ class _Way:
         held: Since when the guard has held, s; None while it follows.
         rested: Control periods in a row that the arm has rested.
         target: Where it is told to be now, rad, `[n]`.
-        start: Where it has come to rest, rad, `[n]`.
-        planning: The way, once it is found; None until the arm rests.
+        start: Where it has come to rest, rad, `[n]`; None until then.
         points: What is left of the way, rad, `[k, n]`; None until it is planned.
     """
 
@@ -79,8 +78,7 @@ class _Way:
     target: Vector
     held: float | None = None
     rested: int = 0
-    start: Vector = field(default_factory=lambda: np.zeros(0))
-    planning: concurrent.futures.Future[Motion] | None = None
+    start: Vector | None = None
     points: list[Vector] | None = None
 
 
@@ -91,15 +89,14 @@ class ArmNode(Node):
         super().__init__("irevla_arm")
         self._settings = declare(self, ArmSettings)
         self._profile = load_profile(self._settings.robot)
-        self._homing = planner(self._profile, self._settings, self._settings.speed, self._settings.check_collisions)
         self._tasks = load_tasks(self._settings.tasks) if self._settings.tasks else None
+        wanted = self._settings.speed, self._settings.check_collisions
+        self._planner = PlannerProcess(partial(planner, self._profile, self._settings, *wanted))
         self._measured: tuple[float, int, Vector] | None = None
         self._before: Vector | None = None
         self._status = PolicyStatus()
         self._gripper = 0.0
         self._way: _Way | None = None
-        # MoveIt may plan for seconds, in which the arm has to be told to stay.
-        self._planner = concurrent.futures.ThreadPoolExecutor(1, "planner")
         self._intervention = self.create_publisher(Action, "/irevla/intervention", qos.command())
         self._instruction = self.create_publisher(String, "/irevla/instruction", qos.latched())
         self.create_subscription(JointState, self._profile.joint_states_topic, self._on_joints, qos.sensor())
@@ -110,8 +107,8 @@ class ArmNode(Node):
         self.create_timer(self._period, self._on_tick)
 
     def close(self) -> None:
-        """End the thread that plans, once it is done with its way."""
-        self._planner.shutdown(wait=False, cancel_futures=True)
+        """End the process that plans."""
+        self._planner.close()
 
     # What comes in.
 
@@ -206,7 +203,7 @@ class ArmNode(Node):
             return f"the guard does not follow: {self._status.reason or 'it is not active'}"
         if now <= way.deadline:
             return ""
-        if way.planning is not None and way.points is None:
+        if way.start is not None and way.points is None:
             return f"no way home is found within {_PLANNING:g} s"
         if way.points is None:
             return f"the arm does not come to rest within {_PATIENCE:g} s"
@@ -216,17 +213,17 @@ class ArmNode(Node):
 
     def _advance(self, way: _Way, measured: Vector, now: float) -> None:
         """Rest, then plan, then the way, then wait for the arm to be there."""
-        if way.planning is None:
+        if way.start is None:
             moved = np.inf if self._before is None else float(np.abs(measured - self._before).max())
             self._before, way.rested = measured, way.rested + 1 if moved < _RESTING else 0
             if way.rested >= _SETTLING:
                 way.start, way.deadline = measured, now + _PLANNING
-                way.planning = self._planner.submit(self._homing.plan, measured, self._period)
+                self._planner.begin(measured, self._period)
         elif way.points is None:
             if np.abs(measured - way.start).max() > _PUSHED:
                 raise UserError("the arm was moved while its way home was planned")
-            if way.planning.done():
-                way.points = list(way.planning.result().positions)
+            if (motion := self._planner.found()) is not None:
+                way.points = list(motion.positions)
                 way.deadline = now + len(way.points) * self._period + _PATIENCE
         elif way.points:
             way.target = way.points.pop(0)

@@ -22,7 +22,7 @@ from geometry_msgs.msg import Pose
 from irevla_policy.errors import UserError
 from irevla_policy.robot.collision import CollisionModel
 from irevla_policy.robot.homing import Homing
-from irevla_policy.robot.profile import RobotProfile
+from irevla_policy.robot.profile import Obstacle, RobotProfile
 from irevla_policy.robot.scene import Array, HomingError, Motion, Planner, Scene, Touch
 from irevla_policy.robot.urdf import root_link
 from irevla_policy.settings import setting
@@ -101,17 +101,21 @@ class _MoveIt:
         self._home = np.array(profile.home)
         self._velocity = speed * np.array([joint.velocity for joint in profile.joints])
         self._acceleration = speed * np.array([joint.acceleration for joint in profile.joints])
-        self._moveit = MoveItPy(
-            node_name=node,
-            config_dict=read_parameters(Path(settings.moveit)),
-            provide_planning_service=False,
-            remappings={
-                "joint_states": profile.joint_states_topic,
-                "planning_scene": _SCENE_TOPIC,
-                # What it tells of its own scene is not to be taken for move_group's.
-                "monitored_planning_scene": f"/{node}{_SCENE_TOPIC}",
-            },
-        )
+        parameters = read_parameters(Path(settings.moveit))
+        try:
+            self._moveit = MoveItPy(
+                node_name=node,
+                config_dict=parameters,
+                provide_planning_service=False,
+                remappings={
+                    "joint_states": profile.joint_states_topic,
+                    "planning_scene": _SCENE_TOPIC,
+                    # What it tells of its own scene is not to be taken for move_group's.
+                    "monitored_planning_scene": f"/{node}{_SCENE_TOPIC}",
+                },
+            )
+        except TypeError as error:
+            raise MoveItError(f"moveit: needs moveit_py 2.12.3 or later: {str(error).splitlines()[0]}") from error
         self._group = _group(self._moveit.get_robot_model(), profile, settings)
         self._monitor = self._moveit.get_planning_scene_monitor()
         self._profile = profile
@@ -131,20 +135,23 @@ class _MoveIt:
                 pose = Pose()
                 pose.position.x, pose.position.y, pose.position.z = box.position
                 pose.orientation.w = 1.0
-                found = CollisionObject(id=box.name, operation=CollisionObject.ADD)
+                found = CollisionObject(id=_id(box), operation=CollisionObject.ADD)
                 found.header.frame_id = frame
                 found.primitives = [SolidPrimitive(type=SolidPrimitive.BOX, dimensions=list(box.size))]
                 found.primitive_poses = [pose]
                 planning_scene.apply_collision_object(found)
             planning_scene.current_state.update()
 
-    def touching(self, joints: Array) -> list[Touch]:
-        """See `Scene.touching`."""
+    def _complete(self) -> None:
+        """Add the profile's boxes again when a whole scene of move_group's, after a restart, say, came without them."""
         with self._monitor.read_only() as planning_scene:
-            # A whole scene of move_group's, after a restart, say, comes without them.
-            complete = all(planning_scene.knows_frame_transform(frame_id=box.name) for box in self._profile.obstacles)
+            complete = all(planning_scene.knows_frame_transform(frame_id=_id(box)) for box in self._profile.obstacles)
         if not complete:
             self._add_boxes()
+
+    def touching(self, joints: Array) -> list[Touch]:
+        """See `Scene.touching`."""
+        self._complete()
         with self._monitor.read_only() as planning_scene:
             state = self._state(planning_scene, joints)
             touches = planning_scene.is_state_colliding(robot_state=state, joint_model_group_name=self._group)
@@ -161,6 +168,7 @@ class _MoveIt:
         """See `Planner.plan`."""
         if np.abs(start - self._home).max() < _AT_HOME:
             return Motion(self._home[None])
+        self._complete()
         component = self._moveit.get_planning_component(self._group)
         with self._monitor.read_only() as planning_scene:
             begin, goal = (self._state(planning_scene, joints) for joints in (start, self._home))
@@ -199,6 +207,11 @@ class _MoveIt:
         return motion
 
 
+def _id(box: Obstacle) -> str:
+    """An id in the planning scene that nobody else's object, link or frame has."""
+    return f"irevla_{box.name}"
+
+
 def read_parameters(path: Path) -> dict[str, Any]:
     """The parameters of a dumped `move_group`, as MoveItPy wants them.
 
@@ -222,6 +235,11 @@ def read_parameters(path: Path) -> dict[str, Any]:
     for name in ("robot_description", "robot_description_semantic"):
         if not isinstance(found.get(name), str):
             raise MoveItError(f"moveit: {path}: has no parameter {name!r}; {how}")
+    for name in ("publish_planning_scene", "publish_geometry_updates"):
+        if found.get(name) is not True:
+            raise MoveItError(
+                f"moveit: {path}: {name} is not true: start move_group with it, so that changes of its scene are known"
+            )
     pipelines = found.get("planning_pipelines")
     names = pipelines.get("pipeline_names") if isinstance(pipelines, dict) else pipelines
     if not isinstance(names, list) or not names:

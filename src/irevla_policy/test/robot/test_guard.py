@@ -441,8 +441,10 @@ def test_says_that_a_start_is_outside_the_limits():
 class Post:
     """Stands where the arm starts."""
 
+    there = True
+
     def touching(self, joints: np.ndarray) -> list[Touch]:
-        return [("hand", "post")] if joints[0] < HOME[0] + 0.1 else []
+        return [("hand", "post")] if self.there and joints[0] < HOME[0] + 0.1 else []
 
 
 def test_only_an_intervention_moves_an_arm_that_touches_something():
@@ -462,6 +464,28 @@ def test_only_an_intervention_moves_an_arm_that_touches_something():
     robot.target = HOME
     robot.run(2.0)
     assert robot.measured[0] >= HOME[0] + 0.1 and robot.codes() == []
+
+
+def test_what_comes_to_touch_the_arm_is_named_with_the_way_out_and_the_policy_never_moves_on():
+    post = Post()
+    post.there = False
+    robot = Robot(scene=post)
+    robot.target = HOME
+    robot.run(0.5)
+    post.there, robot.target = True, HOME + 0.2
+    robot.run(0.5)
+    assert robot.codes() == ["blocked"]
+    [reason] = robot.core.status(robot.now).reasons
+    assert "hand and post" in reason.sentence and "/irevla/clear_estop" in reason.sentence
+    robot.core.estop()
+    robot.run(0.2)
+    robot.core.clear_estop()
+    robot.run(0.5)
+    assert (robot.measured == HOME).all() and robot.codes() == ["touching"]
+    for _ in range(20):
+        robot.core.on_intervention(proposal(0, HOME + 0.2), robot.now)
+        robot.run(PERIOD)
+    assert np.allclose(robot.measured, HOME + 0.2, atol=1e-3)
 
 
 @settings(max_examples=40, deadline=None)

@@ -21,22 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from stand_in_robot import PROFILE, StandInRobot, finish
 
 HOME = np.array(PROFILE.home)
+SLOW_PLANNER = Path(__file__).with_name("slow_planner.py")
 AWAY = HOME + np.array([0.3, 0.1, 0.0, 0.2, 0.0, 0.0, -0.2])
-
-# A planner that takes its time, as MoveIt's may, beyond what the guard follows an intervention for.
-SLOW_PLANNER = """
-import time
-from irevla_policy.ros import arm_node
-made = arm_node.planner
-class Slow:
-    def __init__(self, *words):
-        self.homing = made(*words)
-    def plan(self, start, period):
-        time.sleep(0.8)
-        return self.homing.plan(start, period)
-arm_node.planner = Slow
-arm_node.main()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +30,7 @@ def robot() -> Iterator[StandInRobot]:
     robot = StandInRobot()
     guard = robot.start("-m", "irevla_policy.ros.guard_node")
     parameters = ["check_collisions:=false", "tasks:=metaworld", "speed:=0.05"]
-    arm = robot.start("-c", SLOW_PLANNER, "--ros-args", *(word for one in parameters for word in ("-p", one)))
+    arm = robot.start(str(SLOW_PLANNER), "--ros-args", *(word for one in parameters for word in ("-p", one)))
     try:
         robot.wait_for_state(PolicyStatus.STATE_HOLDING, seconds=15.0)
         # Without joint states a reset is refused, and the arm may hear them later than the guard.

@@ -24,6 +24,8 @@ PERIOD = 1.0 / PROFILE.control_rate
 PARAMETERS = {
     "robot_description": "<robot name='panda'/>",
     "robot_description_semantic": "<robot name='panda'/>",
+    "publish_planning_scene": True,
+    "publish_geometry_updates": True,
     "planning_pipelines": ["ompl", "pilz_industrial_motion_planner"],
     "default_planning_pipeline": "pilz_industrial_motion_planner",
     "ompl": {"planning_plugins": ["ompl_interface/OMPLPlanner"]},
@@ -50,7 +52,7 @@ def test_it_is_configured_by_what_move_group_has(settings: SceneSettings) -> Non
     assert config["planning_pipelines"] == {"pipeline_names": PARAMETERS["planning_pipelines"]}
     assert config["plan_request_params"]["planning_pipeline"] == "pilz_industrial_motion_planner"
     [table] = MoveItPy.last.boxes
-    assert (table.id, table.header.frame_id) == ("table", "panda_link0")
+    assert (table.id, table.header.frame_id) == ("irevla_table", "panda_link0")
     assert table.primitives[0].dimensions == [1.0, 1.2, 0.06]
 
 
@@ -78,6 +80,25 @@ def test_its_scene_is_that_of_move_group(settings: SceneSettings, monkeypatch: p
     assert found.touching(below) == [TOUCH]
     monkeypatch.setattr(MoveItPy, "answers", False)
     with pytest.raises(MoveItError, match="/get_planning_scene does not answer: is the arm's move_group running"):
+        scene(PROFILE, settings)
+
+
+def test_an_older_moveit_py_is_refused(settings: SceneSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = MoveItPy.__init__
+
+    def older(
+        self: MoveItPy, *, node_name: str, config_dict: dict[str, object], provide_planning_service: bool
+    ) -> None:
+        made(
+            self,
+            node_name=node_name,
+            config_dict=config_dict,
+            provide_planning_service=provide_planning_service,
+            remappings={},
+        )
+
+    monkeypatch.setattr(MoveItPy, "__init__", older)
+    with pytest.raises(MoveItError, match=r"moveit: needs moveit_py 2\.12\.3 or later: .*remappings"):
         scene(PROFILE, settings)
 
 
@@ -132,6 +153,7 @@ def test_it_has_to_be_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     [
         ([1], "one node with `ros__parameters`"),
         ({**PARAMETERS, "robot_description_semantic": None}, "has no parameter 'robot_description_semantic'"),
+        ({**PARAMETERS, "publish_planning_scene": False}, "publish_planning_scene is not true"),
         ({**PARAMETERS, "planning_pipelines": []}, "names no planning pipeline in `planning_pipelines`"),
     ],
 )

@@ -41,7 +41,7 @@ TARGETS = {
 }
 """At 10 Hz an answer has a period, and the guard sends every 20 ms, half a tick late at most.
 
-Late is an action that comes more than 1.5 periods after the one before it in the same episode, or never does.
+Late is an action that comes more than 1.5 periods after the one before it in the same episode, or does not come.
 """
 
 ROBOT, TASK = "panda", "pick-carrot"
@@ -189,7 +189,8 @@ def summarise(
     Raises:
         RunError: Too little was published.
     """
-    if len(heard.answers) < 2 or len(heard.sent) < 2:
+    gaps = np.concatenate([np.diff(times) for times in heard.acted])
+    if not len(gaps) or len(heard.sent) < 2:
         raise RunError(f"{len(heard.answers)} actions and {len(heard.sent)} commands came in {seconds:g} s")
     answers, intervals = 1e3 * np.array(heard.answers), 1e3 * np.diff(heard.sent)
     carried_out = heard.status.actions_total - first[0]
@@ -197,7 +198,6 @@ def summarise(
     updates = learnt[-1]["updates"] if learnt else 0.0
     period = 1.0 / profile.control_rate
     # A gap of several periods counts once for every action that should have come in it.
-    gaps = np.concatenate([np.diff(times) for times in heard.acted])
     late = np.maximum(np.ceil(gaps / period - 1.5), 0.0).sum()
     figures = {
         "seconds": seconds,
