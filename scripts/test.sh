@@ -38,8 +38,7 @@ trap 'exit 130' INT TERM
 ROS_DOMAIN_ID=$domain $behind .venv/bin/python -m pytest -m "not slow and not graph" --numprocesses "$workers" "$@" \
     >"$folder/log" 2>&1 &
 others=$!
-# A virtual machine that stands still for a moment is no failure of what is timed: a second try, which the summary names.
-ROS_DOMAIN_ID=$((domain + 20)) .venv/bin/python -m pytest -m "not slow and graph" --reruns 1 "$@" &
+ROS_DOMAIN_ID=$((domain + 20)) .venv/bin/python -m pytest -m "not slow and graph" "$@" &
 graphs=$!
 parts=("$others" "$graphs")
 
