@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,20 @@ def reset(robot: StandInRobot, **fields: object) -> ResetWorld.Response:
     return robot.call("/irevla/reset", ResetWorld, **fields)
 
 
+def begin_reset(robot: StandInRobot) -> Callable[[], ResetWorld.Response]:
+    """A reset on a thread of its own, once it drives the arm; gives its answer when called, after at most 15 s."""
+    answers: list[ResetWorld.Response] = []
+    thread = threading.Thread(target=lambda: answers.append(reset(robot)))
+    thread.start()
+    robot.wait_for_state(PolicyStatus.STATE_INTERVENED)
+
+    def answer() -> ResetWorld.Response:
+        thread.join(15.0)
+        return answers[0]
+
+    return answer
+
+
 def test_the_arm_goes_home_and_gets_the_next_instruction(robot: StandInRobot) -> None:
     put(robot, AWAY)
     answer = reset(robot, task="drawer-open", seed=4)
@@ -77,15 +91,12 @@ def test_the_arm_goes_home_and_gets_the_next_instruction(robot: StandInRobot) ->
 
 def test_an_estop_ends_the_way(robot: StandInRobot) -> None:
     put(robot, AWAY)
-    answers: list[ResetWorld.Response] = []
-    asking = threading.Thread(target=lambda: answers.append(reset(robot)))
-    asking.start()
-    robot.wait_for_state(PolicyStatus.STATE_INTERVENED)
+    answered = begin_reset(robot)
     busy = reset(robot)
     assert (busy.accepted, busy.message) == (False, "a reset goes on already")
     robot.call("/irevla/estop", Trigger)
-    asking.join()
-    assert (answers[0].accepted, answers[0].message) == (False, "the E-stop is set")
+    answer = answered()
+    assert (answer.accepted, answer.message) == (False, "the E-stop is set")
     assert np.abs(robot.measured - HOME).max() > 0.05
     robot.call("/irevla/clear_estop", Trigger)
     assert reset(robot).accepted
@@ -117,15 +128,12 @@ def test_what_does_not_fit_is_refused(robot: StandInRobot, fields: dict[str, obj
 
 def test_while_the_way_is_planned_the_arm_is_told_to_stay(robot: StandInRobot) -> None:
     put(robot, AWAY)
-    answers: list[ResetWorld.Response] = []
-    thread = threading.Thread(target=lambda: answers.append(reset(robot)))
-    thread.start()
-    robot.wait_for_state(PolicyStatus.STATE_INTERVENED)
+    answered = begin_reset(robot)
     states = set()
     for _ in range(80):
         states.add(robot.status.state)
         time.sleep(0.01)
     assert states == {PolicyStatus.STATE_INTERVENED}
     assert np.allclose(robot.measured, AWAY, atol=2e-3)
-    thread.join(15.0)
-    assert answers[0].accepted, answers[0].message
+    answer = answered()
+    assert answer.accepted, answer.message

@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
+from irevla_policy.errors import UserError
 from irevla_policy.robot.profile import Obstacle, load_profile
 from irevla_policy.robot.scene import HomingError, Motion
 from irevla_policy.ros.moveit import SceneSettings, planner
@@ -74,6 +75,6 @@ def test_a_planner_that_dies_or_is_not_waited_for_is_started_again(planning: Pla
 
 
 def test_a_planner_that_cannot_be_made_says_why() -> None:
-    with pytest.raises(Exception, match=r"ur5e\.urdf: has no collision shapes") as raised:
+    with pytest.raises(UserError, match=r"ur5e\.urdf: has no collision shapes") as raised:
         PlannerProcess(partial(planner, load_profile("ur5e"), SceneSettings(), 0.5, True))
     assert not isinstance(raised.value, SettingsError)  # of the process, told as it is
