@@ -137,9 +137,14 @@ class Recorder:
         """What became of the messages of the running, or else the last episode."""
         return self._writing.tally if self._writing is not None else self._last
 
-    def settled(self, since: int) -> bool:
-        """Whether everything of the running episode that was published before a moment (ns) has arrived."""
-        return self._running is None or self._running.settled(since)
+    def settled(self, since: int, simulated: bool = False) -> bool:
+        """Whether everything of the running episode that was published before a moment has arrived.
+
+        Args:
+            since: The moment, ns, system clock.
+            simulated: Whether a simulator is there, whose last word is to be waited for.
+        """
+        return self._running is None or self._running.settled(since, simulated)
 
     def take(
         self, source: Source, data: bytes, log_time: int, publish_time: int | None = None, missed: int = 0
@@ -153,20 +158,22 @@ class Recorder:
             publish_time: When it was published, ns.
             missed: Messages of the topic between this one and the one before that never arrived.
         """
-        received = log_time
+        # Arrival says little: under load much of what was published before a moment is received after it.
+        published = log_time
+        if publish_time is not None and 0 < log_time - publish_time < _SAME_CLOCK:
+            published = publish_time
         if source.kind == "latched":
             is_part = source.name == topics.STATIC_TRANSFORMS
             self._latched[source.name] = self._transforms.add(data) if is_part else data
-            # An instruction is in force from when it was given. Its arrival says less: under load a recorder receives
-            # it after commands that already follow it, and the first decision would get the instruction before.
-            if publish_time is not None and 0 < log_time - publish_time < _SAME_CLOCK:
-                log_time = publish_time
+            # An instruction is in force from when it was given: it may be received after commands that already follow
+            # it, and the first decision would get the instruction before.
+            log_time = published
             if source.name == topics.INSTRUCTION:
                 self._instruction = interfaces.deserialize(data, source.type).data
         running, writing = self._running, self._writing
         if running is None or writing is None:
             return
-        running.on_arrival(source.name, received)
+        running.on_arrival(source.name, published)
         if missed:
             writing.miss(source.name, missed)
         if source.name == topics.COMMAND:

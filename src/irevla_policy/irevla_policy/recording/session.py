@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from irevla_policy.recording.episode import EpisodeInfo
 from irevla_policy.recording.interfaces import stamp_of
@@ -15,6 +15,15 @@ _SOURCE_POLICY, _SOURCE_INTERVENTION = 0, 1
 _QUIET_SECONDS = 0.04
 # Time alone says little on a busy machine: so often nothing must have been waiting either.
 _QUIET_CALLS = 3
+
+
+class _Answer(NamedTuple):
+    """A command that answers an observation."""
+
+    stamp: int
+    source: int
+    policy_version: str
+    instruction: str
 
 
 @dataclass
@@ -29,15 +38,16 @@ class RunningEpisode:
     info: EpisodeInfo
     awaited: Collection[str]
     instruction: str = ""
-    _answered: set[int] = field(default_factory=set)
+    _answers: list[_Answer] = field(default_factory=list)
     _seen: dict[str, int] = field(default_factory=dict)
     _arrived: dict[str, int] = field(default_factory=dict)
     _arrivals: int = 0
     _arrivals_before: int = -1
     _quiet_since: float = 0.0
     _quiet_calls: int = 0
-    _sources: set[int] = field(default_factory=set)
+    _commanded: int = -1
     _last_stamp: int = -1
+    _stamp_before: int = -1
     _ended: str = ""
 
     @property
@@ -45,9 +55,9 @@ class RunningEpisode:
         """Messages of all topics so far."""
         return self._arrivals
 
-    def on_arrival(self, topic: str, received: int) -> None:
-        """A message of any topic arrived; the system clock said `received` (ns)."""
-        self._arrived[topic] = received
+    def on_arrival(self, topic: str, published: int) -> None:
+        """A message of any topic arrived, which was published when the system clock said so much (ns)."""
+        self._arrived[topic] = published
         self._arrivals += 1
 
     def on_observation(self, topic: str, stamp: int) -> None:
@@ -56,29 +66,23 @@ class RunningEpisode:
 
     def on_command(self, message: Any) -> None:
         """An irevla_msgs/Command arrived."""
+        self._commanded = stamp_of(message.header)
         if message.source not in (_SOURCE_POLICY, _SOURCE_INTERVENTION):
             return
-        if not self._answered:
-            self.info = replace(self.info, instruction=self.instruction)
-        self._answered.add(stamp_of(message.header))
-        self._sources.add(int(message.source))
-        if message.policy_version and not self.info.policy_version:
-            self.info = replace(self.info, policy_version=message.policy_version)
-        if self.info.source == "policy" and _SOURCE_INTERVENTION in self._sources:
-            self.info = replace(self.info, source="mixed")
+        answer = _Answer(self._commanded, int(message.source), message.policy_version, self.instruction)
+        self._answers.append(answer)
 
     def on_step(self, message: Any) -> None:
         """An irevla_msgs/StepInfo arrived."""
         stamp = stamp_of(message.header)
         if stamp == self._last_stamp:
             return
-        self._last_stamp = stamp
+        self._stamp_before, self._last_stamp = self._last_stamp, stamp
         if message.step == 0:
-            # What came before the reset belongs to no episode.
-            self._answered.clear()
-            self._sources.clear()
+            # What came before the reset belongs to no episode; a command that answers it may have been faster.
+            self._answers = [answer for answer in self._answers if answer.stamp >= stamp]
+            self._stamp_before = -1
             self._ended = ""
-            self.info = replace(self.info, policy_version="")
         known = self.info
         self.info = replace(
             known,
@@ -93,19 +97,28 @@ class RunningEpisode:
         """Somebody says whether it succeeded."""
         self.info = replace(self.info, success=success, labelled_by=labelled_by)
 
-    @property
-    def complete(self) -> bool:
-        """Whether the simulator's last word and the whole observation of it have arrived; true without a simulator."""
-        if self._last_stamp < 0:
+    def _complete(self, simulated: bool) -> bool:
+        """Whether the simulator's last word, the whole observation of it and the command that led to it have arrived.
+
+        True without a simulator.
+        """
+        if not simulated and self._last_stamp < 0:
             return True
-        return bool(self._ended) and all(self._seen.get(topic, -1) >= self._last_stamp for topic in self.awaited)
+        seen = all(self._seen.get(topic, -1) >= self._last_stamp for topic in self.awaited)
+        # Without any, nobody publishes them.
+        commanded = self._commanded < 0 or self._commanded >= self._stamp_before
+        return bool(self._ended) and seen and commanded
 
-    def settled(self, since: int) -> bool:
-        """Whether everything that was published before a moment (ns, system clock) has arrived.
+    def settled(self, since: int, simulated: bool) -> bool:
+        """Whether everything that was published before a moment has arrived.
 
-        It has when every sensor has delivered something newer, or when the episode's last observation is whole and
-        nothing comes any more: a world in lock-step that stands still. To be called again and again, each time after
-        the messages that were waiting have been handed over.
+        It has when every sensor has delivered something that was published later, or when the episode's last
+        observation is whole and nothing comes any more: a world in lock-step that stands still. To be called again and
+        again, each time after the messages that were waiting have been handed over.
+
+        Args:
+            since: The moment, ns, system clock.
+            simulated: Whether a simulator is there. Its last word is waited for even where its first has not come yet.
         """
         now = time.monotonic()
         if self._arrivals != self._arrivals_before:
@@ -115,7 +128,7 @@ class RunningEpisode:
         if self.awaited and all(self._arrived.get(topic, 0) >= since for topic in self.awaited):
             return True
         quiet = self._quiet_calls >= _QUIET_CALLS and now - self._quiet_since >= _QUIET_SECONDS
-        return self.complete and quiet
+        return self._complete(simulated) and quiet
 
     def described(self, stamp: int, state: str) -> EpisodeInfo:
         """The description now.
@@ -124,8 +137,14 @@ class RunningEpisode:
             stamp: Now, ns.
             state: One of `episode.STATES`.
         """
-        info = replace(self.info, stamp=stamp, state=state, steps=len(self._answered))
-        if not info.instruction:
+        info = replace(self.info, stamp=stamp, state=state, steps=len({answer.stamp for answer in self._answers}))
+        if info.source == "policy" and any(answer.source == _SOURCE_INTERVENTION for answer in self._answers):
+            info = replace(info, source="mixed")
+        if not info.policy_version:
+            info = replace(info, policy_version=next((a.policy_version for a in self._answers if a.policy_version), ""))
+        if self._answers:
+            info = replace(info, instruction=self._answers[0].instruction)
+        elif not info.instruction:
             info = replace(info, instruction=self.instruction)
         if info.success == "unknown" and self._ended:
             info = replace(info, success=self._ended, labelled_by="simulator")

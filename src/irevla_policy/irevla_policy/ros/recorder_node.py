@@ -27,7 +27,7 @@ from irevla_policy.errors import UserError
 from irevla_policy.recording import episode
 from irevla_policy.recording.recorder import Finished, Recorder, RecordingError, RecordingSettings
 from irevla_policy.recording.storage import Offer
-from irevla_policy.recording.topics import EPISODE_INFO, STATIC_TRANSFORMS, Source
+from irevla_policy.recording.topics import EPISODE_INFO, STATIC_TRANSFORMS, STEP_INFO, Source
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.ros import qos
 from irevla_policy.ros.lifecycle import spin
@@ -37,6 +37,10 @@ from irevla_policy.settings import from_dict, to_dict
 
 # How long the end of an episode waits for messages that are still on their way.
 _LAST_MESSAGES_SECONDS = 1.0
+# And for a simulator's last word: so long after the latest message, as one that got lost is sent again after up to 3 s,
+# and so long in all.
+_LAST_WORD_SECONDS = 4.0
+_BACKLOG_SECONDS = 8.0
 # How long the start of an episode waits for publishers, and then for a first message from each sensor.
 _CONNECT_SECONDS = 5.0
 _HEAR_SECONDS = 1.5
@@ -172,9 +176,8 @@ class RecorderNode(Node):
     async def _stop(self, request: StopEpisode.Request, response: StopEpisode.Response) -> StopEpisode.Response:
         response.episode_id = self._recorder.running
         self._wake.reset()
-        now, deadline = time.time_ns(), time.monotonic() + _LAST_MESSAGES_SECONDS
-        while not (self._recorder.settled(now) or request.discard) and time.monotonic() < deadline:
-            await _Pause()
+        if not request.discard:
+            await self._last_messages(request.messages)
         ended: list[Finished] = []
         worker = threading.Thread(target=self._end, args=(request, response, ended), name="finish")
         worker.start()
@@ -192,6 +195,22 @@ class RecorderNode(Node):
         else:
             self.get_logger().error(f"episode not stopped: {response.message}")
         return response
+
+    async def _last_messages(self, sent: int) -> None:
+        """Wait until what was published before now has arrived, or has had its time to.
+
+        Args:
+            sent: Messages of the episode, if whoever stops it knows; otherwise 0.
+        """
+        simulated = bool(self._connected.get(STEP_INFO))
+        now, latest, arrivals = time.time_ns(), time.monotonic(), self._recorder.arrivals
+        deadline = latest + (_BACKLOG_SECONDS if simulated else _LAST_MESSAGES_SECONDS)
+        while not (self._recorder.arrivals >= sent > 0 or self._recorder.settled(now, simulated)):
+            if self._recorder.arrivals != arrivals:
+                arrivals, latest = self._recorder.arrivals, time.monotonic()
+            if time.monotonic() > min(latest + _LAST_WORD_SECONDS, deadline):
+                break
+            await _Pause()
 
     def _end(self, request: StopEpisode.Request, response: StopEpisode.Response, ended: list[Finished]) -> None:
         try:

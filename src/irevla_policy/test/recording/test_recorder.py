@@ -218,6 +218,20 @@ def test_what_came_before_the_reset_does_not_count(tmp_path: Path) -> None:
     rig.recorder.close()
 
 
+def test_a_command_may_arrive_before_the_reset_that_it_answers(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.recorder.start(EpisodeInfo("a"))
+    rig.command(6, version="000000000000")
+    rig.take(topics.INSTRUCTION, text("push it"))
+    for step in (8, 9):
+        rig.command(step)
+    stamp = START + 8 * 50_000_000
+    rig.take(topics.STEP_INFO, step_info(stamp, 0, False, "push"), stamp)
+    info = rig.recorder.finish().info
+    assert (info.steps, info.policy_version, info.instruction) == (2, "abcdef012345", "push it")
+    rig.recorder.close()
+
+
 def test_an_instruction_counts_from_when_it_was_given(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     path = rig.recorder.start(EpisodeInfo("a"))
@@ -228,27 +242,45 @@ def test_an_instruction_counts_from_when_it_was_given(tmp_path: Path) -> None:
         assert [message.log_time for message in reader.messages([topics.INSTRUCTION])] == [START + 1_000_000]
 
 
+def settles(rig: Rig, since: int, *, simulated: bool = True) -> bool:
+    """Whether the episode settles while nothing arrives."""
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end:
+        if rig.recorder.settled(since, simulated):
+            return True
+        time.sleep(0.005)
+    return False
+
+
 def test_settled_waits_for_the_rest_of_the_observation(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     now = START + 10**9
-    assert rig.recorder.settled(now)
+    assert rig.recorder.settled(now, simulated=True)
     rig.recorder.start(EpisodeInfo("a"))
     rig.take(topics.STEP_INFO, step_info(START, 9, True, "reach"))
     rig.take("/joint_states", joint_state(START))
-
-    def settles() -> bool:
-        end = time.monotonic() + 0.3
-        while time.monotonic() < end:
-            if rig.recorder.settled(now):
-                return True
-            time.sleep(0.005)
-        return False
-
-    assert not settles()
+    assert not settles(rig, now)
     rig.take("/camera/image_raw", image(START, size=96))
     # Something may follow at once; when nothing does, the world stands still.
-    assert not rig.recorder.settled(now)
-    assert settles()
+    assert not rig.recorder.settled(now, simulated=True)
+    assert settles(rig, now)
+    rig.recorder.close()
+
+
+def test_settled_waits_for_a_simulator_that_has_not_said_anything_yet(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    now = START + 10**9
+    rig.recorder.start(EpisodeInfo("a"))
+    rig.command(0)
+    assert settles(rig, now, simulated=False)
+    assert not settles(rig, now)
+    rig.observe(0)
+    assert not settles(rig, now)
+    rig.observe(1)
+    rig.observe(2, success=True)
+    assert not settles(rig, now), "the command of step 1 is still to come"
+    rig.command(1)
+    assert settles(rig, now)
     rig.recorder.close()
 
 
@@ -260,6 +292,18 @@ def test_settled_when_every_sensor_has_gone_on(tmp_path: Path) -> None:
         assert not rig.recorder.settled(START + 1)
     rig.take("/camera/image_raw", image(START + 1, size=96), START + 1)
     assert rig.recorder.settled(START + 1)
+    rig.recorder.close()
+
+
+def test_what_is_received_late_has_not_gone_on(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.recorder.start(EpisodeInfo("a"))
+    now, late = START + 10, START + 20
+    for published in (START, START + 1, now):
+        assert not rig.recorder.settled(now)
+        for name, data in (("/joint_states", joint_state(START)), ("/camera/image_raw", image(START, size=96))):
+            rig.recorder.take(rig.source(name), data, late, published)
+    assert rig.recorder.settled(now)
     rig.recorder.close()
 
 

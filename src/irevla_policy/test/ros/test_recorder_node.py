@@ -123,6 +123,27 @@ def test_stopping_waits_for_the_rest_of_the_last_observation(robot: Robot, tmp_p
     assert {START, START + PERIOD} <= stamps
 
 
+def test_stopping_waits_for_what_a_recorder_that_stood_still_has_missed(robot: Robot, tmp_path: Path) -> None:
+    settings = {"lock_step": True, "folder": tmp_path / "bags", "keep_free_gb": 0.0}
+    with process("recorder_node", tmp_path, **settings) as recorder:
+        started = robot.start()
+        client = robot.node.create_client(StopEpisode, "/irevla/stop_episode")
+        assert client.wait_for_service(PATIENCE)
+        recorder.send_signal(signal.SIGSTOP)
+        for number in range(40):
+            robot.observe(number, terminated=number == 39)
+        future = client.call_async(StopEpisode.Request())
+        time.sleep(1.5)
+        recorder.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + PATIENCE
+        while not future.done() and time.monotonic() < deadline:
+            robot.executor.spin_once(0.05)
+    stopped = future.result()
+    assert stopped is not None and (stopped.steps, stopped.dropped) == (39, 0)
+    info = last_info(Path(started.path))
+    assert (info.success, info.labelled_by) == ("yes", "simulator")
+
+
 def test_messages_that_come_too_fast_are_counted(robot: Robot, tmp_path: Path) -> None:
     robot.node.destroy_publisher(robot.command)
     robot.command = robot.node.create_publisher(Command, topics.COMMAND, 10)  # waits for nobody

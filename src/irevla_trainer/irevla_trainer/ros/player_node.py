@@ -117,11 +117,11 @@ class Player:
             copy = self._start(info)
             try:
                 sent = self._send(_with(first, messages))
-                stopped = self._stop(info, discard=False)
+                stopped = self._stop(info, sent)
             except BaseException:
                 # What went wrong may be that the recorder has ended the episode, or is gone.
                 with suppress(RunError):
-                    self._stop(info, discard=True)
+                    self._stop(info, 0, discard=True)
                 raise
         return Played(bag, copy, sent, max(int(stopped.dropped), sent - int(stopped.messages)))
 
@@ -200,9 +200,12 @@ class Player:
         )
         return Path(self._client.call(StartEpisode, "/irevla/start_episode", request, again=True).path)
 
-    def _stop(self, info: episode.EpisodeInfo, discard: bool) -> Any:
+    def _stop(self, info: episode.EpisodeInfo, sent: int, discard: bool = False) -> Any:
         request = StopEpisode.Request(
-            success=episode.SUCCESSES.index(info.success), labelled_by=info.labelled_by, discard=discard
+            success=episode.SUCCESSES.index(info.success),
+            labelled_by=info.labelled_by,
+            discard=discard,
+            messages=sent,
         )
         return self._client.call(StopEpisode, "/irevla/stop_episode", request)
 
