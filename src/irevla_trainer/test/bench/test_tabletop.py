@@ -9,24 +9,31 @@ from irevla_policy.sim.tabletop import goal_of
 from irevla_policy.sim.tasks import load_tasks
 from irevla_trainer.bench import methods, tabletop
 from irevla_trainer.bench.comparison import write_report
+from irevla_trainer.bench.result import BenchResult
 from irevla_trainer.loop.paper import PAPER
 
 PRESET = methods.load_preset("tabletop", "cpu")
 EPISODES = 100
 
 
-def result(rates: dict[str, float], decisions: int = 18_000, episodes: int = 400) -> dict:
+def result(rates: dict[str, float], decisions: int = 11_000, episodes: int = 400) -> dict:
     test = {
         category: {"tasks": {category: {"outcomes": [seed < round(EPISODES * rate) for seed in range(EPISODES)]}}}
         for category, rate in rates.items()
     }
-    steps = {"01-stage1-pick-carrot": {"decisions": decisions, "episodes": episodes}, "01-stage2": {}}
+    stage1 = {"task": "pick-carrot", "decisions": decisions, "episodes": episodes}
+    steps = {"01-stage1-pick-carrot": stage1, "01-stage2": {}}
     return {"test": test, "selected": {"step": "last", "version": "v0"}, "steps": steps, "validation": {}}
 
 
 def results(**changes: object) -> dict:
     paper = PAPER["tabletop"]
     return {"sft": [result(paper["sft"])], "ire_vla": [result(paper["ire_vla"], **changes)]}
+
+
+def table(results: dict) -> BenchResult:
+    spent = tabletop.robot_seconds_of(PRESET, results["ire_vla"])
+    return tabletop.table(results, {"sft": 3600.0}, 0.0, spent, frame=0.0014)
 
 
 def test_the_preset_learns_new_shapes_from_blocks() -> None:
@@ -40,20 +47,20 @@ def test_the_preset_learns_new_shapes_from_blocks() -> None:
 
 
 def test_the_papers_own_figures_reach_its_targets(tmp_path) -> None:
-    found = tabletop.table(results(), {"sft": 3600.0}, 0.0, control_rate=10.0, frame=0.0014)
+    found = table(results())
     assert found.figures["ire_vla_rl"] == 0.80 and found.figures["sft_rl"] == 0.35
-    assert found.figures["robot_hours_per_task"] == pytest.approx(
-        (1800 + 400 * tabletop.RESET_SECONDS) / 3600, abs=1e-3
-    )
+    # 50 rollouts of 8 episodes, with a validation of 20 episodes of 6 s after each 20th and at the end.
+    hours = (1100 + 400 * tabletop.RESET_SECONDS + 3 * 20 * (6 + tabletop.RESET_SECONDS)) / 3600
+    assert found.figures["robot_hours_per_task"] == pytest.approx(hours, abs=1e-3)
     assert found.holds, found.missed
     assert "ire_vla_minus_frozen_rl" not in found.figures
     write_report(tmp_path / "report.html", "Table", results(), found, tabletop.CATEGORY_COLUMNS, PAPER["tabletop"])
     assert "ppo_replay" not in (tmp_path / "report.html").read_text()
 
 
-@pytest.mark.parametrize(("decisions", "episodes"), [(30_000, 400), (18_000, 600)])
+@pytest.mark.parametrize(("decisions", "episodes"), [(16_000, 400), (11_000, 520)])
 def test_more_than_an_hour_of_robot_time_misses(decisions: int, episodes: int) -> None:
-    found = tabletop.table(results(decisions=decisions, episodes=episodes), {}, 0.0, control_rate=10.0, frame=0.0014)
+    found = table(results(decisions=decisions, episodes=episodes))
     assert found.missed == ["robot_hours_per_task"]
 
 
