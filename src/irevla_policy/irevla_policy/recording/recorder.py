@@ -137,7 +137,7 @@ class Recorder:
         """What became of the messages of the running, or else the last episode."""
         return self._writing.tally if self._writing is not None else self._last
 
-    def settled(self, since: int, simulated: bool = False) -> bool:
+    def settled(self, since: int, simulated: bool) -> bool:
         """Whether everything of the running episode that was published before a moment has arrived.
 
         Args:
@@ -158,22 +158,21 @@ class Recorder:
             publish_time: When it was published, ns.
             missed: Messages of the topic between this one and the one before that never arrived.
         """
-        # Arrival says little: under load much of what was published before a moment is received after it.
-        published = log_time
-        if publish_time is not None and 0 < log_time - publish_time < _SAME_CLOCK:
-            published = publish_time
+        received = log_time
         if source.kind == "latched":
             is_part = source.name == topics.STATIC_TRANSFORMS
             self._latched[source.name] = self._transforms.add(data) if is_part else data
-            # An instruction is in force from when it was given: it may be received after commands that already follow
-            # it, and the first decision would get the instruction before.
-            log_time = published
+            # An instruction is in force from when it was given. Its arrival says less: under load a recorder receives
+            # it after commands that already follow it, and the first decision would get the instruction before.
+            if publish_time is not None and 0 < log_time - publish_time < _SAME_CLOCK:
+                log_time = publish_time
             if source.name == topics.INSTRUCTION:
                 self._instruction = interfaces.deserialize(data, source.type).data
         running, writing = self._running, self._writing
         if running is None or writing is None:
             return
-        running.on_arrival(source.name, published)
+        # Under load, much of what was published before a moment is received after it.
+        running.on_arrival(source.name, received if publish_time is None else min(received, publish_time))
         if missed:
             writing.miss(source.name, missed)
         if source.name == topics.COMMAND:

@@ -48,6 +48,7 @@ class RunningEpisode:
     _commanded: int = -1
     _last_stamp: int = -1
     _stamp_before: int = -1
+    _began: int = -1
     _ended: str = ""
 
     @property
@@ -69,8 +70,9 @@ class RunningEpisode:
         self._commanded = stamp_of(message.header)
         if message.source not in (_SOURCE_POLICY, _SOURCE_INTERVENTION):
             return
-        answer = _Answer(self._commanded, int(message.source), message.policy_version, self.instruction)
-        self._answers.append(answer)
+        if self._commanded >= self._began:
+            answer = _Answer(self._commanded, int(message.source), message.policy_version, self.instruction)
+            self._answers.append(answer)
 
     def on_step(self, message: Any) -> None:
         """An irevla_msgs/StepInfo arrived."""
@@ -79,10 +81,13 @@ class RunningEpisode:
             return
         self._stamp_before, self._last_stamp = self._last_stamp, stamp
         if message.step == 0:
-            # What came before the reset belongs to no episode; a command that answers it may have been faster.
+            # What came before the reset belongs to no episode; a command that answers it may have been faster. Where
+            # time went back, it is another simulator's.
+            if stamp < self._stamp_before:
+                self._commanded = -1
+                self._answers = []
             self._answers = [answer for answer in self._answers if answer.stamp >= stamp]
-            self._stamp_before = -1
-            self._ended = ""
+            self._began, self._stamp_before, self._ended = stamp, -1, ""
         known = self.info
         self.info = replace(
             known,
@@ -104,7 +109,8 @@ class RunningEpisode:
         """
         if not simulated and self._last_stamp < 0:
             return True
-        seen = all(self._seen.get(topic, -1) >= self._last_stamp for topic in self.awaited)
+        # What is newer shows that a step is still to come.
+        seen = all(self._seen.get(topic) == self._last_stamp for topic in self.awaited)
         # Without any, nobody publishes them.
         commanded = self._commanded < 0 or self._commanded >= self._stamp_before
         return bool(self._ended) and seen and commanded
@@ -137,13 +143,14 @@ class RunningEpisode:
             stamp: Now, ns.
             state: One of `episode.STATES`.
         """
-        info = replace(self.info, stamp=stamp, state=state, steps=len({answer.stamp for answer in self._answers}))
-        if info.source == "policy" and any(answer.source == _SOURCE_INTERVENTION for answer in self._answers):
+        answers = self._answers
+        info = replace(self.info, stamp=stamp, state=state, steps=len({answer.stamp for answer in answers}))
+        if info.source == "policy" and any(answer.source == _SOURCE_INTERVENTION for answer in answers):
             info = replace(info, source="mixed")
         if not info.policy_version:
-            info = replace(info, policy_version=next((a.policy_version for a in self._answers if a.policy_version), ""))
-        if self._answers:
-            info = replace(info, instruction=self._answers[0].instruction)
+            info = replace(info, policy_version=next((a.policy_version for a in answers if a.policy_version), ""))
+        if answers:
+            info = replace(info, instruction=answers[0].instruction)
         elif not info.instruction:
             info = replace(info, instruction=self.instruction)
         if info.success == "unknown" and self._ended:

@@ -35,12 +35,10 @@ from irevla_policy.ros.messages import time_message
 from irevla_policy.ros.parameters import NodeSettings, declare
 from irevla_policy.settings import from_dict, to_dict
 
-# How long the end of an episode waits for messages that are still on their way.
+# How long the end of an episode waits for messages that are still on their way, and for a simulator's last word: one
+# that got lost is sent again after up to 3 s.
 _LAST_MESSAGES_SECONDS = 1.0
-# And for a simulator's last word: so long after the latest message, as one that got lost is sent again after up to 3 s,
-# and so long in all.
-_LAST_WORD_SECONDS = 4.0
-_BACKLOG_SECONDS = 8.0
+_LAST_WORD_SECONDS = 5.0
 # How long the start of an episode waits for publishers, and then for a first message from each sensor.
 _CONNECT_SECONDS = 5.0
 _HEAR_SECONDS = 1.5
@@ -203,12 +201,10 @@ class RecorderNode(Node):
             sent: Messages of the episode, if whoever stops it knows; otherwise 0.
         """
         simulated = bool(self._connected.get(STEP_INFO))
-        now, latest, arrivals = time.time_ns(), time.monotonic(), self._recorder.arrivals
-        deadline = latest + (_BACKLOG_SECONDS if simulated else _LAST_MESSAGES_SECONDS)
+        now = time.time_ns()
+        deadline = time.monotonic() + (_LAST_WORD_SECONDS if simulated else _LAST_MESSAGES_SECONDS)
         while not (self._recorder.arrivals >= sent > 0 or self._recorder.settled(now, simulated)):
-            if self._recorder.arrivals != arrivals:
-                arrivals, latest = self._recorder.arrivals, time.monotonic()
-            if time.monotonic() > min(latest + _LAST_WORD_SECONDS, deadline):
+            if time.monotonic() > deadline:
                 break
             await _Pause()
 

@@ -221,14 +221,27 @@ def test_what_came_before_the_reset_does_not_count(tmp_path: Path) -> None:
 def test_a_command_may_arrive_before_the_reset_that_it_answers(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.recorder.start(EpisodeInfo("a"))
-    rig.command(6, version="000000000000")
+    rig.command(7, version="000000000000")
     rig.take(topics.INSTRUCTION, text("push it"))
     for step in (8, 9):
         rig.command(step)
     stamp = START + 8 * 50_000_000
     rig.take(topics.STEP_INFO, step_info(stamp, 0, False, "push"), stamp)
+    rig.command(6)
     info = rig.recorder.finish().info
     assert (info.steps, info.policy_version, info.instruction) == (2, "abcdef012345", "push it")
+    rig.recorder.close()
+
+
+def test_a_simulator_that_was_started_again_begins_anew(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.recorder.start(EpisodeInfo("a"))
+    rig.observe(7)
+    rig.command(7, version="000000000000")
+    rig.observe(0)
+    rig.command(0)
+    info = rig.recorder.finish().info
+    assert (info.steps, info.policy_version) == (1, "abcdef012345")
     rig.recorder.close()
 
 
@@ -277,7 +290,11 @@ def test_settled_waits_for_a_simulator_that_has_not_said_anything_yet(tmp_path: 
     rig.observe(0)
     assert not settles(rig, now)
     rig.observe(1)
-    rig.observe(2, success=True)
+    stamp = START + 2 * 50_000_000
+    rig.take("/camera/image_raw", image(stamp, 2, size=96), stamp)
+    rig.take("/joint_states", joint_state(stamp), stamp)
+    assert not settles(rig, now), "what the simulator says of step 2 is still to come"
+    rig.take(topics.STEP_INFO, step_info(stamp, 2, True, "reach"), stamp)
     assert not settles(rig, now), "the command of step 1 is still to come"
     rig.command(1)
     assert settles(rig, now)
@@ -289,9 +306,9 @@ def test_settled_when_every_sensor_has_gone_on(tmp_path: Path) -> None:
     rig.recorder.start(EpisodeInfo("a"))
     for number in range(2):
         rig.take("/joint_states", joint_state(START + number), START + number)
-        assert not rig.recorder.settled(START + 1)
+        assert not rig.recorder.settled(START + 1, simulated=False)
     rig.take("/camera/image_raw", image(START + 1, size=96), START + 1)
-    assert rig.recorder.settled(START + 1)
+    assert rig.recorder.settled(START + 1, simulated=False)
     rig.recorder.close()
 
 
@@ -300,10 +317,10 @@ def test_what_is_received_late_has_not_gone_on(tmp_path: Path) -> None:
     rig.recorder.start(EpisodeInfo("a"))
     now, late = START + 10, START + 20
     for published in (START, START + 1, now):
-        assert not rig.recorder.settled(now)
+        assert not rig.recorder.settled(now, simulated=False)
         for name, data in (("/joint_states", joint_state(START)), ("/camera/image_raw", image(START, size=96))):
             rig.recorder.take(rig.source(name), data, late, published)
-    assert rig.recorder.settled(now)
+    assert rig.recorder.settled(now, simulated=False)
     rig.recorder.close()
 
 

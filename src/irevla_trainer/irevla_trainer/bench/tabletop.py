@@ -94,7 +94,8 @@ def robot_seconds(step: Mapping[str, Any], settings: Stage1Settings, control_rat
         longest: Decisions of a validation episode.
     """
     rollouts = -(-step["episodes"] // settings.sacfd.episodes)
-    validated = (1 + rollouts // settings.validate_every) * settings.validation_episodes
+    # Before the first rollout, after each so many, and after the last.
+    validated = (1 + -(-rollouts // settings.validate_every)) * settings.validation_episodes
     decisions = step["decisions"] + validated * longest
     return float(decisions / control_rate + RESET_SECONDS * (step["episodes"] + validated))
 
