@@ -73,7 +73,7 @@ class Watcher:
     def _on_joints(self, message: JointState) -> None:
         self.joints[nanoseconds(message.header.stamp)] = joint_positions(message, PROFILE)[0]
 
-    def wait(self, until, what: str, seconds: float = 60.0) -> None:
+    def wait(self, until, what: str, seconds: float = 120.0) -> None:
         deadline = time.monotonic() + seconds
         while not until():
             assert time.monotonic() < deadline, f"{what} did not come"

@@ -188,6 +188,7 @@ def test_disturbed_sensors_are_wrong_by_as_much_as_they_should(world: Tabletop) 
         assert not np.array_equal(before.joint_positions, after.joint_positions)
 
 
+@pytest.mark.slow
 def test_gymnasium_finds_nothing_wrong() -> None:
     environment = WorldEnvironment(PROFILE, EXPERT_TASKS, world=partial(Tabletop, PROFILE))
     with warnings.catch_warnings():

@@ -35,10 +35,12 @@ def test_the_checkers_kinematics_are_those_of_pinocchio(robot: str) -> None:
 
 @pytest.mark.parametrize(("robot", "collisions"), PATHS)
 def test_no_action_gets_past_the_limits(robot: str, collisions: bool) -> None:
-    account = campaign(robot, collisions, 400, seed=3)
-    assert sum(account.actions.values()) == 400
-    assert account.moving > 200  # the robot was not just held
-    assert 0 < sum(account.refused.values()) < 400
+    # Few of them would touch anything.
+    actions = 1000 if collisions else 400
+    account = campaign(robot, collisions, actions, seed=3)
+    assert sum(account.actions.values()) == actions
+    assert account.moving > actions / 2  # the robot was not just held
+    assert 0 < sum(account.refused.values()) < actions
     assert not +account.violations
     for limit in ("position", "velocity", "acceleration", "workspace"):
         assert account.worst[limit] > 0.5, limit

@@ -59,24 +59,24 @@ def test_same_seed_same_weights(decisions, new_policy, tmp_path):
 
 @pytest.mark.parametrize("average", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
 def test_resumed_run_equals_uninterrupted(decisions, new_policy, tmp_path, average):
-    settings = dataclasses.replace(QUICK, average=average)
+    settings = dataclasses.replace(QUICK, average=average, steps=6)
     whole = new_policy()
     train(whole, decisions, decisions, settings, tmp_path / "whole")
 
     with pytest.raises(KeyboardInterrupt):
-        train(new_policy(), decisions, decisions, settings, tmp_path / "parts", stop_at(5))
+        train(new_policy(), decisions, decisions, settings, tmp_path / "parts", stop_at(3))
     assert (tmp_path / "parts" / "state.safetensors").exists()
     resumed = new_policy(seed=9)  # whatever it starts from, the state decides
     result = train(resumed, decisions, decisions, settings, tmp_path / "parts")
 
-    assert result.steps == 12
+    assert result.steps == 6
     assert same(weights(whole), weights(resumed))
     # The state stays until its owner has written the checkpoint: what was lost on the way there comes again.
     again = new_policy(seed=3)
     assert train(again, decisions, decisions, settings, tmp_path / "parts") == result
     assert same(weights(whole), weights(again))
     lines = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()] for name in ("whole", "parts")]
-    assert [line["step"] for line in lines[0]] == list(range(1, 13))
+    assert [line["step"] for line in lines[0]] == list(range(1, 7))
     assert [line["loss"] for line in lines[0]] == [line["loss"] for line in lines[1]]
 
 
@@ -102,14 +102,14 @@ def test_steps_that_come_again_after_a_crash_are_reported_once(decisions, new_po
 
 
 def test_heads_alone_leave_every_weight_of_the_backbone(decisions, new_policy, tmp_path):
-    policy = new_policy()
+    policy, quick = new_policy(), dataclasses.replace(QUICK, steps=4)
     before = weights(policy)
-    train(policy, decisions, None, dataclasses.replace(QUICK, trains="heads"), tmp_path / "heads")
+    train(policy, decisions, None, dataclasses.replace(quick, trains="heads"), tmp_path / "heads")
     changed = {name for name, value in weights(policy).items() if not torch.equal(value, before[name])}
     assert changed
     assert all(name.startswith("action_head.") for name in changed)
     # The next stage trains the model again.
-    train(policy, decisions, None, QUICK, tmp_path / "model")
+    train(policy, decisions, None, quick, tmp_path / "model")
     after = weights(policy)
     assert any(name.startswith("backbone.") and not torch.equal(after[name], before[name]) for name in before)
 

@@ -86,6 +86,7 @@ def test_failures_are_filmed_first_and_a_few_successes_with_them(run: SampleRun)
     assert "8 of 12 filmed test episodes (7 failed)" in text
 
 
+@pytest.mark.slow
 def test_large_films_stay_out(run: SampleRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("irevla_trainer.loop.report._FILM_BYTES", 30)
     run.finished({"first": False, "second": False, "third": False})

@@ -170,6 +170,7 @@ def test_from_a_checkpoint_and_with_a_backbone_that_stays(train, tmp_path, capsy
     assert heads[2] != heads[3]
 
 
+@pytest.mark.slow
 def test_no_success_is_said_and_the_run_goes_on(train, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(StandInWorlds, "success", staticmethod(lambda request, actions: False))
     assert train() == 0

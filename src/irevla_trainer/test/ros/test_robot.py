@@ -98,6 +98,7 @@ def ended(learner: subprocess.Popen[str]) -> str:
     return output
 
 
+@pytest.mark.slow
 def test_it_learns_while_the_robot_acts_and_survives_the_end_of_either(robot: Robot) -> None:
     with Supervisor(robot.graph, log_dir=robot.folder):
         learner = robot.learn()
