@@ -88,6 +88,7 @@ def _recover_until(left: Path, step: int) -> None:
         os._exit(1)
 
 
+@pytest.mark.slow
 def test_a_recovery_may_be_killed_at_any_step(tmp_path: Path) -> None:
     original = cut_off(tmp_path / "before" / "episode")
     seen: set[tuple[str, ...]] = set()

@@ -79,9 +79,10 @@ class Sizes:
     blip2_episodes: int = 16
 
     @classmethod
-    def of(cls, gpu: bool) -> Sizes:
-        """What a device measures in a few minutes; on a GPU supervised updates are too short for sixty of them."""
-        return cls(sft_steps=200, sft_rounds=4) if gpu else cls()
+    def of(cls, domain: Domain, gpu: bool) -> Sizes:
+        """What suits a domain and a device; on a GPU supervised updates are too short for sixty of them."""
+        sizes = cls(episodes=domain.episodes, rounds=domain.rounds)
+        return dataclasses.replace(sizes, sft_steps=200, sft_rounds=4) if gpu else sizes
 
 
 def run(device: str = "cpu", threads: int = 1, world: str = METAWORLD, sizes: Sizes | None = None) -> BenchResult:
@@ -96,7 +97,7 @@ def run(device: str = "cpu", threads: int = 1, world: str = METAWORLD, sizes: Si
     """
     domain = DOMAINS[world]
     gpu = require_device(device).type == "cuda"
-    sizes = sizes or Sizes.of(gpu)
+    sizes = sizes or Sizes.of(domain, gpu)
     chosen = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -310,6 +310,7 @@ def test_the_request_of_a_job_is_kept(trainer):
     assert order.settings.stage1.decisions == 40
 
 
+@pytest.mark.slow
 def test_without_simulation_a_candidate_is_checked_and_then_tried_on_the_robot(trainer, tmp_path):
     gate = {"mode": "trials", "trials": 2, "held_out": 0.5, "worse_loss": 100.0}
     trainer.manager = trainer.make(stage="sft", worlds_in="none", gate=gate)
