@@ -114,9 +114,16 @@ class Asking:
         Raises:
             FileNotFoundError: It is not wanted any more.
         """
-        with safe_open(self._ask_path(number), framework="pt") as file:
-            found = json.loads(file.metadata()["ask"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        path = self._ask_path(number)
+        try:
+            with safe_open(path, framework="pt") as file:
+                found = json.loads(file.metadata()["ask"])
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except RuntimeError as error:
+            # The file is opened twice; what is gone the second time is no FileNotFoundError.
+            if path.exists():
+                raise
+            raise FileNotFoundError(path) from error
         requests = tuple(EpisodeRequest(**request) for request in found["requests"])
         return Ask(found["number"], requests, Noise(**found["noise"])), weights
 

@@ -111,3 +111,18 @@ def test_what_is_asked_for_is_read_as_it_was_asked(tmp_path: Path) -> None:
     assert again.asked() == [8] and not again.episode(7, 1).exists()
     with pytest.raises(FileNotFoundError):
         again.read(7)
+
+
+def test_an_ask_that_is_forgotten_while_it_is_opened_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = Asking(tmp_path)
+    asking.ask(Ask(7, (), Noise(0.3, 12, 0.7)), {"head.weight": torch.zeros(2)})
+
+    def opened(path: Path, framework: str) -> None:
+        asking.forget(7)
+        raise RuntimeError(f"unable to open file <{path}> in read-only mode")
+
+    monkeypatch.setattr("irevla_trainer.rl.asking.safe_open", opened)
+    with pytest.raises(FileNotFoundError):
+        asking.read(7)
