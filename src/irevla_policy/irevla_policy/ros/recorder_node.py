@@ -203,8 +203,8 @@ class RecorderNode(Node):
         simulated = bool(self._connected.get(STEP_INFO))
         now = time.time_ns()
         deadline = time.monotonic() + (_LAST_WORD_SECONDS if simulated else _LAST_MESSAGES_SECONDS)
-        while not (self._recorder.arrivals >= sent > 0 or self._recorder.settled(now, simulated)):
-            if time.monotonic() > deadline:
+        while time.monotonic() < deadline:
+            if self._recorder.arrivals >= sent > 0 or self._recorder.settled(now, simulated):
                 break
             await _Pause()
 

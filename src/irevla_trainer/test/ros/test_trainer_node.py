@@ -165,13 +165,9 @@ def test_an_empty_request_ends_with_a_better_policy_in_service(user, base):
         assert answer.reason == f"cycle from {base}"
         client = user.node.create_client(Retrain, "/irevla/retrain")
         client.wait_for_service(PATIENCE)
-        took = []
-        for _ in range(3):
-            asked = time.monotonic()
-            refused = user.answer(client.call_async(Retrain.Request()))
-            took.append(time.monotonic() - asked)
-        # One may come while the training process is being started on a busy machine.
-        assert sorted(took)[1] < 0.1
+        asked = time.monotonic()
+        refused = user.answer(client.call_async(Retrain.Request()))
+        assert time.monotonic() - asked < 0.1
         assert not refused.accepted and refused.job_id == "job-000001"
         assert "is running; wait for it, cancel it, or set queue" in refused.reason
         status = user.ended()
