@@ -129,6 +129,11 @@ class GuardNode(LifecycleNode):
         if self._settings.autostart:
             autostart(self)
 
+    @property
+    def takes_serialized(self) -> bool:
+        """Whether it takes images: only their stamps are read, and serialized messages spare the decoding of them."""
+        return not self._lock_step
+
     # Life cycle.
 
     def on_configure(self, _state: LifecycleState) -> TransitionCallbackReturn:
@@ -152,8 +157,7 @@ class GuardNode(LifecycleNode):
             self.create_subscription(Action, "/irevla/intervention", self._on_intervention, qos.command(lock_step)),
             self.create_subscription(Empty, "/irevla/heartbeat", self._on_heartbeat, qos.event()),
         ]
-        if not lock_step:
-            # Only stamps are read: serialized messages spare the decoding of images.
+        if self.takes_serialized:
             self._inputs += [
                 self.create_subscription(kind, topic, self._camera_callback(name), qos.sensor(depth=1), raw=True)
                 for name, kind, topic in image_topics(profile, self._settings.image_transport)
@@ -387,7 +391,7 @@ def _followed(status: Status) -> str:
 
 def main(args: list[str] | None = None) -> None:
     """Run the guard."""
-    spin(GuardNode, args)
+    spin(GuardNode, args, lambda node: "single" if node.takes_serialized else "events")
 
 
 if __name__ == "__main__":

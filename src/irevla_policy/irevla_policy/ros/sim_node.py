@@ -263,7 +263,7 @@ def _seen_as(profile: RobotProfile, settings: SimSettings) -> RobotProfile:
 
 def main(args: list[str] | None = None) -> None:
     """Run the node until SIGINT."""
-    spin(SimNode, args)
+    spin(SimNode, args, executor="events")
 
 
 if __name__ == "__main__":
