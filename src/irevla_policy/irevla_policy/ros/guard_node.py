@@ -130,9 +130,9 @@ class GuardNode(LifecycleNode):
             autostart(self)
 
     @property
-    def takes_serialized(self) -> bool:
-        """Whether it takes images: only their stamps are read, and serialized messages spare the decoding of them."""
-        return not self._lock_step
+    def runs_on_events(self) -> bool:
+        """In lock-step only: in real time it takes serialized images. See `lifecycle.spin`."""
+        return self._lock_step
 
     # Life cycle.
 
@@ -157,7 +157,8 @@ class GuardNode(LifecycleNode):
             self.create_subscription(Action, "/irevla/intervention", self._on_intervention, qos.command(lock_step)),
             self.create_subscription(Empty, "/irevla/heartbeat", self._on_heartbeat, qos.event()),
         ]
-        if self.takes_serialized:
+        if not lock_step:
+            # Only stamps are read: serialized messages spare the decoding of images.
             self._inputs += [
                 self.create_subscription(kind, topic, self._camera_callback(name), qos.sensor(depth=1), raw=True)
                 for name, kind, topic in image_topics(profile, self._settings.image_transport)
@@ -391,7 +392,7 @@ def _followed(status: Status) -> str:
 
 def main(args: list[str] | None = None) -> None:
     """Run the guard."""
-    spin(GuardNode, args, lambda node: "single" if node.takes_serialized else "events")
+    spin(GuardNode, args)
 
 
 if __name__ == "__main__":

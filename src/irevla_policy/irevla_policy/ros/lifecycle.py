@@ -10,7 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import rclpy
 from rclpy.executors import Executor, SingleThreadedExecutor
@@ -25,11 +25,6 @@ from irevla_policy.ros.starting import end_at_once_when_told
 # How often the main thread looks for a signal, s.
 _SIGNAL_PERIOD = 0.1
 
-N = TypeVar("N", bound=Node)
-Chosen = str | Callable[[N], str]
-
-_EXECUTORS: dict[str, Callable[[], Executor]] = {"events": EventsExecutor, "single": SingleThreadedExecutor}
-
 
 def autostart(node: LifecycleNode) -> None:
     """Configure and activate a lifecycle node, as a lifecycle manager would.
@@ -42,19 +37,18 @@ def autostart(node: LifecycleNode) -> None:
             raise UserError(f"{node.get_name()}: could not {name}; see the error above")
 
 
-def spin(make_node: Callable[[], N], args: list[str] | None = None, executor: Chosen[N] = "single") -> NoReturn:
+def spin(make_node: Callable[[], Node], args: list[str] | None = None) -> NoReturn:
     """Run a node until SIGINT or SIGTERM: the whole `main` of a node. Ends the process.
 
-    A node may have a method `close()`, which is called when no callback runs any more and publishers still work.
+    A node may have a method `close()`, which is called when no callback runs any more and publishers still work. Where
+    its attribute `runs_on_events` is true, rclpy's events executor runs it: less than half the CPU time per message, as
+    nothing is gathered anew before every wait, but no serialized messages and no futures that another thread sets.
 
     Args:
         make_node: Makes the node; wrong parameters (UserError) end the process with exit code 2 and one line.
         args: Command line; default `sys.argv`.
-        executor: `single`, or `events`: less than half the CPU time per message, as nothing is gathered anew before
-            every wait, but no serialized messages and no futures that another thread sets. Or what chooses one of them
-            for the node that was made.
     """
-    code = _run(make_node, args, executor)
+    code = _run(make_node, args)
     for thread in threading.enumerate():
         if thread is not threading.main_thread() and not thread.daemon:
             thread.join()
@@ -74,15 +68,16 @@ def settle_memory() -> None:
     gc.freeze()
 
 
-def _run(make_node: Callable[[], N], args: list[str] | None, executor: Chosen[N]) -> int:
+def _run(make_node: Callable[[], Node], args: list[str] | None) -> int:
     """Run a node; returns the exit code: 0 when told to end, 1 when it failed, 2 when it could not start."""
     end_at_once_when_told()
-    node: N | None = None
+    node: Node | None = None
     try:
         _init(args)
         node = make_node()
         settle_memory()
-        _spin_until_told(node, _EXECUTORS[executor if isinstance(executor, str) else executor(node)]())
+        on_events = getattr(node, "runs_on_events", False)
+        _spin_until_told(node, EventsExecutor() if on_events else SingleThreadedExecutor())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2 if node is None else 1

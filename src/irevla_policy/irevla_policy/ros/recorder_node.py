@@ -357,8 +357,7 @@ def _offer(profile: QoSProfile, usual_depth: int) -> Offer:
 
 def main(args: list[str] | None = None) -> None:
     """Run the node until SIGINT."""
-    # The events executor cannot hand out serialised messages.
-    spin(RecorderNode, args, executor="single")
+    spin(RecorderNode, args)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,8 @@ class SimSettings(NodeSettings):
 class SimNode(Node):
     """The ROS interface of a simulated world; the drivers make it go on."""
 
+    runs_on_events = True
+
     def __init__(self) -> None:
         super().__init__("irevla_sim")
         settings = declare(self, SimSettings)
@@ -263,7 +265,7 @@ def _seen_as(profile: RobotProfile, settings: SimSettings) -> RobotProfile:
 
 def main(args: list[str] | None = None) -> None:
     """Run the node until SIGINT."""
-    spin(SimNode, args, executor="events")
+    spin(SimNode, args)
 
 
 if __name__ == "__main__":
