@@ -26,7 +26,7 @@ import torch
 from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.device import require_device
 from irevla_policy.model.policy import VLAPolicy
-from irevla_policy.sim.tasks import METAWORLD
+from irevla_policy.sim.tasks import KITCHEN, METAWORLD
 from irevla_trainer.bench import rl_blip2
 from irevla_trainer.bench.result import BenchResult, Target
 from irevla_trainer.bench.rl_domain import DOMAINS, Domain
@@ -79,9 +79,10 @@ class Sizes:
     blip2_episodes: int = 16
 
     @classmethod
-    def of(cls, domain: Domain, gpu: bool) -> Sizes:
-        """What suits a domain and a device; on a GPU supervised updates are too short for sixty of them."""
-        sizes = cls(episodes=domain.episodes, rounds=domain.rounds)
+    def of(cls, world: str, gpu: bool) -> Sizes:
+        """What suits a world and a device; on a GPU supervised updates are too short for sixty of them."""
+        # As `irevla bench kitchen` has them; each takes long.
+        sizes = cls(episodes=24, rounds=1) if world == KITCHEN else cls()
         return dataclasses.replace(sizes, sft_steps=200, sft_rounds=4) if gpu else sizes
 
 
@@ -97,7 +98,7 @@ def run(device: str = "cpu", threads: int = 1, world: str = METAWORLD, sizes: Si
     """
     domain = DOMAINS[world]
     gpu = require_device(device).type == "cuda"
-    sizes = sizes or Sizes.of(domain, gpu)
+    sizes = sizes or Sizes.of(world, gpu)
     chosen = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from irevla_policy.robot.profile import RobotProfile, load_profile
 from irevla_policy.sim.tasks import KITCHEN, METAWORLD, TaskFile, load_tasks
-from irevla_trainer.rl.settings import PpoSettings
 
 
 @dataclass(frozen=True)
@@ -17,15 +16,11 @@ class Domain:
         world: Name in `config/tasks`.
         task: Name of the task.
         max_steps: Decisions until an episode is given up; the task's own number when None.
-        episodes: Of a rollout, as `irevla bench WORLD` has them.
-        rounds: Rollouts with and without updates, each.
     """
 
     world: str
     task: str
     max_steps: int | None = None
-    episodes: int = PpoSettings().episodes
-    rounds: int = 2
 
     @property
     def tasks(self) -> TaskFile:
@@ -50,6 +45,6 @@ class Domain:
 DOMAINS = {
     METAWORLD: Domain(METAWORLD, "drawer-open"),
     # The longest episodes of the benchmark, at 12.5 Hz; our task file gives up after 160.
-    KITCHEN: Domain(KITCHEN, "microwave-open", max_steps=280, episodes=24, rounds=1),
+    KITCHEN: Domain(KITCHEN, "microwave-open", max_steps=280),
 }
 """By world."""
