@@ -11,7 +11,8 @@ from irevla_policy.robot.profile import load_profile
 from irevla_policy.settings import to_dict
 from irevla_trainer.bench.result import machine
 from irevla_trainer.data.reader import EpisodeReader
-from irevla_trainer.demo.stages import ROBOT, DemoRun
+from irevla_trainer.demo.robots import ROBOT
+from irevla_trainer.demo.stages import DemoRun
 from irevla_trainer.report import Curve, Report
 from irevla_trainer.ros.episodes import EndedEpisode
 from irevla_trainer.statistics import Rate, paired_difference

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.settings import to_dict
 from irevla_trainer.data.dataset import load_dataset
+from irevla_trainer.demo.robots import ROBOT, Robots, Wanted
 from irevla_trainer.demo.settings import DemoSettings
 from irevla_trainer.evaluate import EvaluationTask
 from irevla_trainer.jobs.job import JobFolder
@@ -37,10 +39,9 @@ from irevla_trainer.ros.episodes import EndedEpisode, EpisodeRunner
 from irevla_trainer.ros.training_client import TrainingClient
 from irevla_trainer.seeds import episode_seeds
 
-ROBOT = "sawyer"
 STAGES = ("record", "teach", "before", "retrain", "after", "report")
 
-_EVERY = 10.0
+_EVERY = 30.0
 """s between two episodes of the robot while training runs: it keeps working, and most of the machine is left."""
 
 
@@ -159,10 +160,6 @@ def teach(run: DemoRun) -> None:
 def practise(run: DemoRun) -> None:
     """Let the policy act, have it retrained meanwhile, and see what serves then."""
     settings, logs = run.settings, run.folder / "logs"
-    robot = find_graph("sim").resolve(
-        {"mode": "lock_step", "robot": ROBOT, "task": settings.tasks[0], "checkpoint": str(run.taught)}
-        | {"expert": "false", "record": str(run.bags / "policy")}
-    )
     config = run.folder / "trainer.yaml"
     wanted = replace(settings.trainer, tasks=(settings.practice,))
     config.write_text(yaml.safe_dump(to_dict(wanted), sort_keys=False))
@@ -170,19 +167,20 @@ def practise(run: DemoRun) -> None:
         {"robot": ROBOT, "config": str(config), "folder": str(run.folder / "trainer")}
         | {"watch": str(run.bags / "expert"), "resume": "false"}
     )
-    with Supervisor(robot, log_dir=logs) as nodes, EpisodeRunner(True, nodes.check) as runner:
+    with Robots(run.taught, settings.tasks[0], run.bags / "policy", logs) as robots:
         with run.stage("before"):
-            run.before = _episodes(run, runner, "before")
+            run.before = _episodes(run, robots, "before")
         with run.stage("retrain"), Supervisor(trainer, log_dir=logs) as training:
 
             def check() -> None:
-                nodes.check()
+                robots.check()
                 training.check()
 
             with TrainingClient(check) as client:
-                _retrain(run, runner, client)
+                _retrain(run, robots.first, client)
         with run.stage("after"):
-            run.after = _episodes(run, runner, "after")
+            robots.load_policy(run.checkpoint)
+            run.after = _episodes(run, robots, "after")
 
 
 def _retrain(run: DemoRun, runner: EpisodeRunner, client: TrainingClient) -> None:
@@ -217,25 +215,34 @@ def _retrain(run: DemoRun, runner: EpisodeRunner, client: TrainingClient) -> Non
     run.checkpoint.symlink_to(served.resolve().relative_to(run.folder.resolve()))
 
 
-def _episodes(run: DemoRun, runner: EpisodeRunner, name: str) -> dict[str, list[EndedEpisode]]:
+def _episodes(run: DemoRun, robots: Robots, name: str) -> dict[str, list[EndedEpisode]]:
     """The test episodes of every evaluated task; the first ones of each are recorded."""
     settings = run.settings
-    seeds: Sequence[int] = episode_seeds("test", settings.episodes)
-    ended: dict[str, list[EndedEpisode]] = {text: [] for text in settings.evaluated}
-    with _bar(len(ended) * len(seeds), "episode") as bar:
-        for text, found in ended.items():
-            task = EvaluationTask.parse(text)
-            for index, seed in enumerate(seeds):
-                bag = f"{name}_{text.replace(':', '-')}_{seed:07d}"
-                found.append(
-                    runner.run(
-                        task.task, variation=task.variation, seed=seed, record=index < settings.recorded, name=bag
-                    )
-                )
-                successes = sum(one.success for one in found)
-                bar.set_postfix_str(f"{text}: {successes}/{len(found)} successes", refresh=False)
-                bar.update()
-    return ended
+    seeds = episode_seeds("test", settings.episodes)
+    wanted = [
+        Wanted(
+            EvaluationTask.parse(text),
+            seed,
+            f"{name}_{text.replace(':', '-')}_{seed:07d}" if index < settings.recorded else "",
+        )
+        for text in settings.evaluated
+        for index, seed in enumerate(seeds)
+    ]
+    successes: Counter[str] = Counter()
+    done: Counter[str] = Counter()
+    with _bar(len(wanted), "episode") as bar:
+
+        def show(one: Wanted, ended: EndedEpisode) -> None:
+            text = str(one.task)
+            done[text] += 1
+            successes[text] += ended.success
+            counts = ", ".join(f"{text}: {successes[text]}/{done[text]}" for text in done)
+            bar.set_postfix_str(f"{counts} successes", refresh=False)
+            bar.update()
+
+        ended = robots.run(wanted, show)
+    count = len(seeds)
+    return {text: ended[place * count : (place + 1) * count] for place, text in enumerate(settings.evaluated)}
 
 
 _JOB_BAR = "{desc:<62}{percentage:3.0f}%|{bar:20}| {elapsed}"

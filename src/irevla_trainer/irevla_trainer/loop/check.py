@@ -18,7 +18,8 @@ from irevla_policy.sim.worlds import make_world
 from irevla_trainer.evaluate import EvaluationTask
 from irevla_trainer.loop.evaluation import tasks_of
 from irevla_trainer.loop.settings import TrainFile
-from irevla_trainer.rl.worlds import EpisodeRequest, make_environment
+from irevla_trainer.rl.world_process import make_environment
+from irevla_trainer.rl.worlds import EpisodeRequest
 
 
 def check(settings: TrainFile, file: Path) -> None:

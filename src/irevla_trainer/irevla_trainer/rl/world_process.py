@@ -2,6 +2,9 @@
 
 The process lives as long as the pipe: when the learner is killed, its worlds end too, without a word. Ctrl-C is for
 the learner alone, which ends its worlds in order.
+
+What a process imports is imported once, in the process that all are forked from. Nothing here may import torch: every
+process would, for seconds.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import signal
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
@@ -19,7 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from irevla_policy.errors import RunError
+from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.sim.environment import Observed, WorldEnvironment
+from irevla_policy.sim.tasks import TaskFile
+from irevla_policy.sim.worlds import make_world
 
 _PRELOADED = ["irevla_policy.sim.metaworld", "irevla_trainer.rl.world_process"]
 _TIME_TO_END = 5.0
@@ -51,6 +58,17 @@ class Reply:
     def ended(self) -> bool:
         """Whether the episode is over."""
         return self.terminated or self.truncated
+
+
+def make_environment(profile: RobotProfile, tasks: TaskFile, max_steps: int | None) -> WorldEnvironment:
+    """The world of each process; nothing is loaded before its first episode.
+
+    Raises:
+        WorldError: The world cannot simulate the robot.
+        ValueError: The robot's action space is another one.
+    """
+    world = partial(make_world, profile, tasks, max_steps=max_steps)
+    return WorldEnvironment(profile, list(tasks.tasks), world=world)
 
 
 class WorldProcess:

@@ -23,9 +23,9 @@ import torch
 
 from irevla_policy.errors import RunError
 from irevla_policy.robot.profile import RobotProfile
-from irevla_policy.sim.environment import Observed, WorldEnvironment
+from irevla_policy.sim.environment import Observed
 from irevla_policy.sim.tasks import TaskFile, load_tasks
-from irevla_trainer.rl.world_process import Reset, WorldProcess
+from irevla_trainer.rl.world_process import Reset, WorldProcess, make_environment
 
 _GROUPS = 2
 """While one group of worlds steps, the model decides for the other."""
@@ -285,16 +285,3 @@ def _seen(lists: Sequence[_List], requests: Sequence[EpisodeRequest], tasks: Tas
     stacked = {name: np.stack([each[name] for each in observed]) for name in observed[0]}
     state = stacked.pop("state")
     return Seen([one.index for one in lists], [one.step for one in lists], stacked, instructions, state)
-
-
-def make_environment(profile: RobotProfile, tasks: TaskFile, max_steps: int | None) -> WorldEnvironment:
-    """The world of each process; nothing is loaded before its first episode.
-
-    Raises:
-        WorldError: The world cannot simulate the robot.
-        ValueError: The robot's action space is another one.
-    """
-    from irevla_policy.sim.worlds import make_world
-
-    world = partial(make_world, profile, tasks, max_steps=max_steps)
-    return WorldEnvironment(profile, list(tasks.tasks), world=world)

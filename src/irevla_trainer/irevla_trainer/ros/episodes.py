@@ -58,6 +58,7 @@ class EpisodeRunner(GraphClient):
         check: Called while waiting; raises when the graph is broken (`Supervisor.check`).
         patience: Longest wait for an answer or for the next step, s.
         world: World of the simulator, as recorded.
+        domain: ROS domain of the graph; that of this process when left out.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class EpisodeRunner(GraphClient):
         check: Callable[[], None] = lambda: None,
         patience: float = 60.0,
         world: str = METAWORLD,
+        domain: int | None = None,
     ) -> None:
-        super().__init__("irevla_episodes", check, patience, services=_SERVICES)
+        super().__init__("irevla_episodes", check, patience, domain=domain, services=_SERVICES)
         self._world = world
         self._steps: list[StepInfo] = []
         self.node.create_subscription(
