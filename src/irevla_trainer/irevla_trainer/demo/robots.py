@@ -14,6 +14,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from irevla_policy.graph.environment import other_domain
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.supervisor import Supervisor
@@ -48,18 +50,22 @@ class Robots:
         checkpoint: Of the policy.
         task: That the worlds start with.
         bags: Folder of the first robot's bags.
-        logs: Folder for the nodes' output.
+        logs: Folder for the nodes' output and parameters.
+        max_steps: Decisions until an episode is given up; the task's own number by default.
     """
 
-    def __init__(self, checkpoint: Path, task: str, bags: Path, logs: Path) -> None:
+    def __init__(self, checkpoint: Path, task: str, bags: Path, logs: Path, max_steps: int | None = None) -> None:
+        logs.mkdir(parents=True, exist_ok=True)
+        parameters = logs / "parameters.yaml"
+        parameters.write_text(yaml.safe_dump({"irevla_sim": {"ros__parameters": {"max_steps": max_steps or 0}}}))
         arguments = {"mode": "lock_step", "robot": ROBOT, "task": task, "checkpoint": str(checkpoint)}
+        arguments |= {"expert": "false", "params_file": str(parameters)}
         graph, domain = find_graph("sim"), other_domain()
-        first, second = (
-            graph.resolve({**arguments, "expert": "false", "record": folder}) for folder in (str(bags), "")
-        )
+        first = graph.resolve({**arguments, "record": str(bags)})
+        second = graph.resolve({**arguments, "record": "", "domain_id": str(domain)})
         with ExitStack() as opening:
             here = opening.enter_context(Supervisor(first, log_dir=logs))
-            there = opening.enter_context(Supervisor(second, {"ROS_DOMAIN_ID": str(domain)}, logs / "second"))
+            there = opening.enter_context(Supervisor(second, log_dir=logs / "second"))
             self._checks = (here.check, there.check)
             self.first = opening.enter_context(EpisodeRunner(True, here.check))
             self._second = opening.enter_context(EpisodeRunner(True, there.check, domain=domain))
@@ -69,7 +75,7 @@ class Robots:
         """Raise when a node has ended.
 
         Raises:
-            GraphError: One has.
+            RunError: One has.
         """
         for check in self._checks:
             check()

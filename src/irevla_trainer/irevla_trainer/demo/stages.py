@@ -167,7 +167,7 @@ def practise(run: DemoRun) -> None:
         {"robot": ROBOT, "config": str(config), "folder": str(run.folder / "trainer")}
         | {"watch": str(run.bags / "expert"), "resume": "false"}
     )
-    with Robots(run.taught, settings.tasks[0], run.bags / "policy", logs) as robots:
+    with Robots(run.taught, settings.tasks[0], run.bags / "policy", logs, settings.trainer.max_steps) as robots:
         with run.stage("before"):
             run.before = _episodes(run, robots, "before")
         with run.stage("retrain"), Supervisor(trainer, log_dir=logs) as training:

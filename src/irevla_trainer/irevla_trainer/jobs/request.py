@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from irevla_policy.settings import SettingsError, setting
-from irevla_trainer.jobs.gate import GateSettings
+from irevla_trainer.jobs.settings import GateSettings
 from irevla_trainer.learn.settings import SftSettings
 from irevla_trainer.loop.settings import EvaluationSettings, Stage1Settings, Stage2Settings, TaskSets, TrainFile
 from irevla_trainer.priority import PRIORITIES

@@ -15,7 +15,7 @@ from typing import Any
 from irevla_policy.model.policy import VLAPolicy
 from irevla_trainer.data.index import IndexedEpisode
 from irevla_trainer.evaluate import EvaluationTask
-from irevla_trainer.jobs.gate import GateSettings
+from irevla_trainer.jobs.settings import GateSettings
 from irevla_trainer.learn.decisions import Decisions, EpisodeArrays
 from irevla_trainer.learn.sft import evaluate_loss
 from irevla_trainer.statistics import Rate

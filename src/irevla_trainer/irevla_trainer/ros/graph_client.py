@@ -50,7 +50,8 @@ class GraphClient:
         self._check = check
         self._context = Context()
         rclpy.init(args=list(args or []), context=self._context, domain_id=domain)
-        self.node = rclpy.create_node(name, context=self._context)
+        # It logs nothing, and two of a name in a process would have rosout warn.
+        self.node = rclpy.create_node(name, context=self._context, enable_rosout=False)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._clients = {name: self.node.create_client(kind, name) for name, kind in (services or {}).items()}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from irevla_trainer.jobs.gate import GateSettings, Verdict, decide
+from irevla_trainer.jobs.gate import Verdict, decide
+from irevla_trainer.jobs.settings import GateSettings
 
 SETTINGS = GateSettings(episodes=50, looks=3, confidence=0.95, margin=0.05)
 

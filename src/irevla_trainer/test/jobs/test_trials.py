@@ -9,8 +9,8 @@ import pytest
 from irevla_policy.recording.episode import EpisodeInfo
 from irevla_policy.settings import SettingsError, from_dict
 from irevla_trainer.data.index import IndexedEpisode
-from irevla_trainer.jobs.gate import GateSettings
 from irevla_trainer.jobs.request import JobRequest, TrainerFile
+from irevla_trainer.jobs.settings import GateSettings
 from irevla_trainer.jobs.trials import judge_trials, trials_so_far
 
 SETTINGS = GateSettings(mode="trials", trials=4)
