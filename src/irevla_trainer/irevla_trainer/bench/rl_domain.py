@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from irevla_policy.robot.profile import RobotProfile, load_profile
-from irevla_policy.sim.tasks import KITCHEN, METAWORLD, TaskFile, load_tasks
+from irevla_policy.sim.tasks import KITCHEN, METAWORLD, TABLETOP, TaskFile, load_tasks
 
 
 @dataclass(frozen=True)
@@ -46,5 +46,6 @@ DOMAINS = {
     METAWORLD: Domain(METAWORLD, "drawer-open"),
     # The longest episodes of the benchmark, at 12.5 Hz; our task file gives up after 160.
     KITCHEN: Domain(KITCHEN, "microwave-open", max_steps=280),
+    TABLETOP: Domain(TABLETOP, "pick-red-block"),
 }
 """By world."""

@@ -52,9 +52,11 @@ class FrozenBackbone(BaseFeaturesExtractor):
     @torch.no_grad()
     def forward(self, observations: dict[str, Tensor]) -> Latent:
         """Encode a batch as stable-baselines3 hands it out: images in [0, 1], everything else as float."""
+        # The cameras' images of a decision, one after the other in its channels, are images one after the other here.
+        images = observations["image"].unflatten(1, (-1, 3)).flatten(0, 1)
         hidden, mask = self.backbone(
             {
-                "pixel_values": (observations["image"] - self.mean) / self.std,
+                "pixel_values": (images - self.mean) / self.std,
                 "input_ids": observations["input_ids"].long(),
                 "attention_mask": observations["attention_mask"].long(),
             }
@@ -86,7 +88,7 @@ def sb3_ppo(policy: VLAPolicy, critic: CriticHead, seen: Seen, rollout: Rollout,
     """PPO of stable-baselines3 on a policy, its buffer filled with a rollout.
 
     Args:
-        policy: One camera, a backbone of the BLIP-2 family; its head learns in place.
+        policy: A backbone of the BLIP-2 family; its head learns in place.
         critic: Learns in place.
         seen: The rollout's observations, N.
         rollout: The decisions.
@@ -125,11 +127,15 @@ def sb3_ppo(policy: VLAPolicy, critic: CriticHead, seen: Seen, rollout: Rollout,
 
 
 def observations(policy: VLAPolicy, seen: Seen) -> Arrays:
-    """What stable-baselines3 stores of observations: images at the backbone's size `[N, 3, h, w]`, tokens, states."""
+    """What stable-baselines3 stores of N observations: images, tokens and states.
+
+    Images are `[N, 3 c, h, w]` at the backbone's size, the channels of c cameras: it takes three-dimensional ones.
+    """
     inputs = policy.processor(seen.images, seen.instructions, seen.state)
     images = policy.processor.vlm.image_processor
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (images.image_mean, images.image_std))
     pixels = ((inputs.vlm["pixel_values"] * std + mean) * 255.0).round().to(torch.uint8)
+    pixels = pixels.unflatten(0, (len(seen.instructions), -1)).flatten(1, 2)
     state = inputs.state if policy.settings.use_state else inputs.state[:, :0]
     tokens = {name: inputs.vlm[name].numpy() for name in ("input_ids", "attention_mask")}
     return {"image": pixels.numpy(), **tokens, "state": state.numpy()}
