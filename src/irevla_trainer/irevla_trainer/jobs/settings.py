@@ -9,7 +9,7 @@ from irevla_policy.settings import setting
 
 @dataclass(frozen=True)
 class GateSettings:
-    """When a candidate replaces the serving policy; see `jobs.gate`."""
+    """When a candidate replaces the serving policy."""
 
     mode: str = setting(
         "simulation",

@@ -21,6 +21,7 @@ def test_figures_are_those_of_what_was_heard() -> None:
         # 98 in time, one that is missing, and a way home that is no gap.
         acted=[[0.1 * number for number in range(60)] + [6.1], [20.0 + 0.1 * number for number in range(40)], []],
         sent=np.cumsum(ticks).tolist(),
+        behind=[-0.004] * 970 + [0.012] * 30,
         episodes={"a", "b"},
         status=PolicyStatus(actions_total=148, actions_refused=5),
         missed_ticks=7,
@@ -32,6 +33,7 @@ def test_figures_are_those_of_what_was_heard() -> None:
         "late_actions_share": 0.01, "worst_gap_ms": 200.0,
         "answer_p50_ms": 20.0, "answer_p99_ms": 200.0, "answer_worst_ms": 200.0,
         "guard_interval_p50_ms": 20.0, "guard_interval_p99_ms": 70.0, "guard_missed_ticks": 3.0,
+        "command_behind_p50_ms": -4.0, "command_behind_p99_ms": 12.0, "command_behind_worst_ms": 12.0,
         "updates": 60.0, "iterations": 2.0,
     }  # fmt: skip
     assert {name: found.figures[name] for name in expected} == pytest.approx(expected)
