@@ -39,8 +39,8 @@ TARGETS = {
     "answer_p99_ms": Target("<=", 100.0),
     "guard_interval_p99_ms": Target("<=", 30.0),
 }
-"""At 10 Hz an answer has a period, and the guard sends every 20 ms, half a tick late at most. Its interval is longer after
-a command that an action made it send ahead of its time; whether the robot waited is seen from `command_behind`.
+"""At 10 Hz an answer has a period, and the guard sends every 20 ms, half a tick late at most. Its interval is longer
+after a command that an action made it send ahead of its time; whether the robot waited is seen from `command_behind`.
 
 Late is an action that comes more than 1.5 periods after the one before it in the same episode, or does not come.
 """
@@ -59,8 +59,8 @@ class Heard:
         answers: From an image's stamp to the arrival of its action, s.
         acted: When actions arrived, s of the steady clock, a list for each episode.
         sent: When the guard's commands to the robot arrived, s of the steady clock.
-        behind: How long after the time at which the robot should begin to follow them these commands arrived, s; below 0
-            for those sent ahead of it.
+        behind: How long after the time at which the robot should begin to follow them these commands arrived, s; below
+            0 for those sent ahead of it.
         episodes: Names of those that were recorded to their end.
         status: The guard's account.
         missed_ticks: Of the guard's clock, since it came up.
@@ -101,9 +101,8 @@ class Listener(GraphClient):
     def _on_episode(self, message: EpisodeInfo) -> None:
         if message.state == EpisodeInfo.STATE_FINISHED:
             self.heard.episodes.add(message.episode_id)
-        # Between episodes the arm goes home, and nobody acts.
-        if message.state != EpisodeInfo.STATE_RECORDING:
-            self.heard.acted.append([])
+        # Between episodes the arm goes home, and nobody acts; the last action may come after the end.
+        self.heard.acted.append([])
 
     def _on_status(self, message: PolicyStatus) -> None:
         self.heard.status = message
