@@ -45,9 +45,13 @@ def summary(run: DemoRun) -> dict[str, Any]:
             "after": rate(run.after[task]).to_json(),
             "difference": dict(zip(("mean", "low", "high"), difference(run, task), strict=True)),
         }
+    job = dict(run.outcome)
+    if job.get("checkpoint"):
+        # As the demo's folder was named: the page goes further than this machine.
+        job["checkpoint"] = str(run.folder / Path(job["checkpoint"]).resolve().relative_to(run.folder.resolve()))
     return {
         "tasks": tasks,
-        "job": run.outcome,
+        "job": job,
         "worked": len(run.worked),
         "seconds": run.seconds | {"total": round(sum(run.seconds.values()), 1)},
         "teaching": run.metrics[-1],

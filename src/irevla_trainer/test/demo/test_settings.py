@@ -68,6 +68,15 @@ def test_summary_counts_episodes_and_pairs_the_seeds(tmp_path: Path) -> None:
     assert found["holds"] is True
 
 
+def test_the_summary_names_the_candidate_as_the_folder_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = _run(Path("out/demo"), 2, 8)
+    run.outcome["checkpoint"] = str(tmp_path / "out/demo/trainer/policies/0123")
+    assert summary(run)["job"]["checkpoint"] == "out/demo/trainer/policies/0123"
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
