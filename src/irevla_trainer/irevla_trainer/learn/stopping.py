@@ -29,7 +29,7 @@ def held_signals() -> Iterator[StopRequest]:
     """Hold SIGINT and SIGTERM back until the block is left; then they take their usual effect.
 
     The block looks at `asked` between its steps and leaves with everything in order. Outside the main thread, where
-    Python delivers no signals, nothing is held.
+    Python delivers no signals, nothing is held; nor is a signal that the process ignores, as under nohup.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -39,7 +39,8 @@ def held_signals() -> Iterator[StopRequest]:
     def note(number: int, frame: FrameType | None) -> None:
         request.arrived.append(number)
 
-    before = {number: signal.signal(number, note) for number in _HELD}
+    heeded = [number for number in _HELD if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heeded}
     try:
         yield request
     finally:

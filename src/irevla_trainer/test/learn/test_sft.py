@@ -21,6 +21,14 @@ from irevla_trainer.learn.training_state import TrainingStateError
 QUICK = SftSettings(steps=12, batch_size=8, warmup_steps=2, shift=1, report_every=1, save_every=1e-6)
 
 
+@pytest.fixture(autouse=True)
+def heeded_interrupts():
+    """SIGINT as at a terminal: tests that a script runs in the background inherit that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def weights(policy):
     return {name: value.clone() for name, value in policy.state_dict().items()}
 
@@ -119,6 +127,12 @@ def test_interrupted_handlers_are_put_back(decisions, new_policy, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(new_policy(), decisions, None, QUICK, tmp_path, stop_at(1))
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ignored_interrupts_do_not_end_it_early(decisions, new_policy, tmp_path):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    result = train(new_policy(), decisions, None, dataclasses.replace(QUICK, steps=3), tmp_path, stop_at(1))
+    assert result.steps == 3
 
 
 def test_state_of_another_run_is_refused(decisions, new_policy, tmp_path):
