@@ -1,4 +1,8 @@
-"""What the guard sends: commands to the robot on an exact grid of stamps, and the record of them."""
+"""What the guard sends: commands to the robot on an exact grid of stamps, and the record of them.
+
+A trajectory starts one tick of the guard after it is sent. A joint trajectory controller that has come to the end of
+one holds its last point until the next arrives; sent ahead, the next is there before, also when a tick was late.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +44,9 @@ class CommandOutput:
         self._now = now
         self._dt = round(1e9 / profile.guard_rate)
         self._is_trajectory = profile.command.type == "trajectory_msgs/JointTrajectory"
+        # Positions without a stamp are followed when they arrive: what was late cannot be caught up with.
+        self._lead = self._dt if self._is_trajectory else 0
+        self._latest = 2 * self._dt if self._is_trajectory else self._dt // 2
         kind = JointTrajectory if self._is_trajectory else Float64MultiArray
         self._robot = None if dry_run else node.create_publisher(kind, profile.command.topic, qos.command(lock_step))
         self._record = node.create_publisher(Command, "/irevla/command", qos.command(lock_step))
@@ -96,7 +103,7 @@ class CommandOutput:
 
     @property
     def is_due(self) -> bool:
-        """Whether the time of the next setpoint has come; it has not when that was sent ahead, or clocks drift."""
+        """Whether it is time to send the next setpoint; it is not when that was sent ahead, or clocks drift."""
         return self._ahead() <= self._dt // 2
 
     @property
@@ -105,15 +112,19 @@ class CommandOutput:
         return self._is_trajectory and self._ahead() <= self._dt
 
     def _ahead(self) -> int:
-        """How far the start of the next setpoint is ahead of ROS time, ns."""
-        ahead = self._next_stamp - self._now()
+        """How long after what is sent now is expected to start the next setpoint starts, ns."""
+        ahead = self._next_stamp - self._start()
         return ahead if ahead < _CLOCK_STEP else 0
+
+    def _start(self) -> int:
+        """ROS time at which a setpoint starts that is sent now and on time, ns."""
+        return self._now() + self._lead
 
     def _grid_stamp(self) -> int:
         """ROS time at which the next setpoint starts: exactly one tick after the one before, unless ticks were late."""
-        now = self._now()
-        if now - self._next_stamp > 2 * self._dt or self._next_stamp - now > _CLOCK_STEP:
-            self._next_stamp = now
+        start = self._start()
+        if start - self._next_stamp > self._latest or self._next_stamp - start > _CLOCK_STEP:
+            self._next_stamp = start
         stamp = self._next_stamp
         self._next_stamp += self._dt
         return stamp

@@ -307,8 +307,9 @@ class GuardNode(LifecycleNode):
 
     def _on_tick(self) -> None:
         with self._guarding:
-            if self._output.is_due:
-                self._output.send(self._tick())
+            # More than once when ticks were late and what they would have sent can still be followed in time.
+            while self._output.is_due and self._output.send(self._tick()):
+                pass
             self._say_status()
 
     def _tick(self) -> Decision | None:

@@ -51,6 +51,7 @@ class StandInRobot:
         self.actions: list[Action] = []
         self.path: list[tuple[int, np.ndarray]] = []
         self.arrived: list[float] = []
+        self.ahead: list[float] = []  # s from a trajectory's arrival to its start
         node = self.node
         self.images = node.create_publisher(Image, self.profile.cameras[0].topic, qos.sensor())
         self._states = node.create_publisher(JointState, self.profile.joint_states_topic, qos.sensor())
@@ -128,6 +129,7 @@ class StandInRobot:
     def _on_trajectory(self, message: JointTrajectory) -> None:
         setpoints, _ = setpoints_of(message, self.profile)
         self.arrived.append(time.monotonic())
+        self.ahead.append((nanoseconds(message.header.stamp) - time.time_ns()) * 1e-9)
         self.path.append((nanoseconds(message.header.stamp), setpoints[-1].position))
         self.measured = setpoints[-1].position
 

@@ -121,6 +121,16 @@ def test_holds_without_an_instruction_and_says_so(robot):
     assert {Command.SOURCE_POLICY, Command.SOURCE_HOLD} == {command.source for command in robot.commands}
 
 
+def test_a_command_is_there_before_the_arm_is_to_follow_it(robot):
+    with policy(robot):
+        robot.path.clear()
+        robot.ahead.clear()
+        robot.wait(lambda: len(robot.path) >= 100, "commands", 5.0)
+        ahead = np.array(robot.ahead[:100])
+        assert np.quantile(ahead, 0.1) > 0.0
+        assert np.median(ahead) == pytest.approx(DT, abs=0.5 * DT)
+
+
 @pytest.mark.parametrize(
     ("part", "code", "word"),
     [("camera", "camera_stale", "camera 'corner'"), ("joints", "joint_states_stale", "/joint_states")],
