@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.robot.observation import UInt8Image
+from irevla_policy.sim.tasks import TaskError, TaskFile
 from irevla_trainer.rl.worlds import EpisodeRequest, RunsEpisodes, Seen
 from irevla_trainer.statistics import Rate
 
@@ -28,6 +29,13 @@ class EvaluationTask:
         """'TASK' or 'TASK:VARIATION'."""
         task, _, variation = text.strip().partition(":")
         return cls(task, variation)
+
+    def named_in(self, tasks: TaskFile) -> EvaluationTask:
+        """The same task by the name that a task file has for it; as it is where the file does not know it."""
+        try:
+            return EvaluationTask(tasks.task_name(self.task), self.variation)
+        except TaskError:
+            return self
 
     def __str__(self) -> str:
         return f"{self.task}:{self.variation}" if self.variation else self.task

@@ -25,6 +25,7 @@ ARGUMENTS = (
     Argument(
         "check_robot", "true", "Compare the robot, its controller and its cameras with the profile first", _YES_NO
     ),
+    Argument("robot_timeout", "30", "Seconds that this waits for the drivers, up to 600"),
     Argument("check_collisions", "true", "Check the way home for collisions", _YES_NO),
     Argument("check_commands", "false", "Check every command for collisions, too", _YES_NO),
     Argument("moveit", "", "Parameter dump of the arm's move_group, to let MoveIt check and plan; empty for Pinocchio"),
@@ -46,16 +47,13 @@ def build(values: Mapping[str, str]) -> Graph:
     return Graph("arm", tuple(nodes("arm", values, {})), shared.environment("arm", values))
 
 
-def nodes(
-    graph: str, values: Mapping[str, str], every: Mapping[str, ParameterValue], robot_timeout: float = 5.0
-) -> list[NodeSpec]:
+def nodes(graph: str, values: Mapping[str, str], every: Mapping[str, ParameterValue]) -> list[NodeSpec]:
     """The nodes beside the drivers.
 
     Args:
         graph: Name of the graph, for messages.
         values: Of all `ARGUMENTS`.
         every: Parameters that all of them get.
-        robot_timeout: How long the guard waits for the drivers, s.
 
     Raises:
         UserError: As `build`.
@@ -83,7 +81,7 @@ def nodes(
             "irevla_guard",
             "guard_node",
             check_robot=values["check_robot"] == "true",
-            robot_timeout=robot_timeout,
+            robot_timeout=shared.number(graph, values, "robot_timeout", 0.1, 600.0),
             latch=True,
             check_collisions=values["check_commands"] == "true",
             moveit=moveit,

@@ -21,7 +21,7 @@ _OWN = (
     Argument("seed", "0", "Where they stand"),
     Argument("files", "", "Folder for the files of Gazebo and ros2_control; empty for a temporary one"),
 )
-_OTHERWISE = {"tasks": _TABLETOP}
+_OTHERWISE = {"tasks": _TABLETOP, "robot_timeout": "60"}  # Gazebo and its controllers take long to come up
 
 ARGUMENTS = (
     *_OWN,
@@ -30,9 +30,6 @@ ARGUMENTS = (
         for item in arm.ARGUMENTS
     ),
 )
-
-_START_TIMEOUT = 60.0
-"""How long the guard waits until Gazebo and the controllers are up, s."""
 
 
 def build(values: Mapping[str, str]) -> Graph:
@@ -47,7 +44,7 @@ def build(values: Mapping[str, str]) -> Graph:
 
     seed = shared.whole_number("gazebo", values, "seed", 0, 2**31 - 1)
     tasks = load_tasks(values["tasks"] or _TABLETOP)
-    beside = arm.nodes("gazebo", values, {"use_sim_time": True}, _START_TIMEOUT)
+    beside = arm.nodes("gazebo", values, {"use_sim_time": True})
     folder = Path(values["files"]) if values["files"] else None
     files = write_gazebo(folder, load_profile(values["robot"]), tasks, values["task"] or tasks.first_task, seed)
 

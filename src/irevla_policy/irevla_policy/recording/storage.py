@@ -233,16 +233,29 @@ def find_bags(folder: str | Path) -> list[Path]:
         BagError: No such folder, or no bag in it.
     """
     folder = Path(folder)
-    if folder.is_file() or (folder / METADATA_FILE).is_file():
-        return [folder]
-    if not folder.is_dir():
+    if not folder.exists():
         raise BagError(f"{folder}: no such bag or folder of bags")
-    bags = sorted(path.parent for path in folder.rglob(METADATA_FILE) if UNFINISHED not in path.parts)
+    bags = sorted(_bags(folder))
     if not bags:
         left = sum(1 for _ in (folder / UNFINISHED).glob("*/"))
         also = f", only {left} unfinished in {folder / UNFINISHED}: `irevla inspect --recover`" if left else ""
         raise BagError(f"{folder}: holds no bag (a folder with {METADATA_FILE}){also}")
     return bags
+
+
+def check_bags(folder: str | Path) -> None:
+    """Raise as `find_bags` does, but look no farther than the first bag."""
+    if next(_bags(Path(folder)), None) is None:
+        find_bags(folder)
+
+
+def _bags(folder: Path) -> Iterator[Path]:
+    if folder.is_file() or (folder / METADATA_FILE).is_file():
+        yield folder
+        return
+    for path in folder.rglob(METADATA_FILE):
+        if UNFINISHED not in path.parts:
+            yield path.parent
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from irevla_policy.ros import qos
 from irevla_policy.ros.guard_messages import command_message
 from irevla_policy.ros.messages import positions_message, trajectory_message
 
-# A grid that is this far ahead of ROS time is left: the clock was set back, ns.
-_CLOCK_STEP = 1_000_000_000
+# A grid that is so many ticks ahead is left: the clock was set back, and to wait for it would leave the arm alone.
+_CLOCK_STEP_TICKS = 3
 _NOT_KNOWN_YET = "_NODE_NAME_UNKNOWN_"
 
 
@@ -114,7 +114,7 @@ class CommandOutput:
     def _ahead(self) -> int:
         """How long after what is sent now is expected to start the next setpoint starts, ns."""
         ahead = self._next_stamp - self._start()
-        return ahead if ahead < _CLOCK_STEP else 0
+        return ahead if ahead < _CLOCK_STEP_TICKS * self._dt else 0
 
     def _start(self) -> int:
         """ROS time at which a setpoint starts that is sent now and on time, ns."""
@@ -123,7 +123,7 @@ class CommandOutput:
     def _grid_stamp(self) -> int:
         """ROS time at which the next setpoint starts: exactly one tick after the one before, unless ticks were late."""
         start = self._start()
-        if start - self._next_stamp > self._latest or self._next_stamp - start > _CLOCK_STEP:
+        if start - self._next_stamp > self._latest or self._next_stamp - start >= _CLOCK_STEP_TICKS * self._dt:
             self._next_stamp = start
         stamp = self._next_stamp
         self._next_stamp += self._dt

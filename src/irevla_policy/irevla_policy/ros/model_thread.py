@@ -78,13 +78,16 @@ class ModelThread:
         """The policy that answers the next observation."""
         return self._served
 
-    def serve(self, served: ServedPolicy) -> None:
-        """Answer with this policy from the next observation on."""
+    def serve(self, served: ServedPolicy, instead_of: ServedPolicy | None) -> bool:
+        """Answer with this policy from the next observation on; False when another one than `instead_of` serves."""
         with self._changed:
+            if self._served is not instead_of:
+                return False
             if self._served is not None and self._served.version != served.version:
                 self._previous = self._served
             self._served = served
             self._changed.notify_all()
+            return True
 
     def roll_back(self) -> ServedPolicy | None:
         """Answer with the policy before the present one; None when there was none."""

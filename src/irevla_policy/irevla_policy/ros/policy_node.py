@@ -29,14 +29,14 @@ from std_msgs.msg import String
 
 from irevla_msgs.msg import Action, Command
 from irevla_msgs.srv import LoadPolicy, RollbackPolicy
-from irevla_policy.errors import UserError
+from irevla_policy.errors import RunError, UserError
 from irevla_policy.recording.images import decode_compressed, decode_image
 from irevla_policy.robot.assembly import ObservationAssembler
 from irevla_policy.robot.camera import Camera
 from irevla_policy.robot.decision import Source
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.observation import Observation
-from irevla_policy.robot.pilot import Flown, Pilot, ServedPolicy
+from irevla_policy.robot.pilot import Flown, Pilot
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.ros import qos
 from irevla_policy.ros.guard_messages import action_message, diagnostics
@@ -109,8 +109,8 @@ class PolicyNode(LifecycleNode):
         """Load the checkpoint; make publishers and subscriptions."""
         if self._settings.checkpoint:
             try:
-                self._model.serve(self._load(self._settings.checkpoint))
-            except UserError as error:
+                self._load(self._settings.checkpoint)
+            except (UserError, RunError) as error:
                 self.get_logger().error(str(error))
                 return TransitionCallbackReturn.FAILURE
         profile, lock_step = self._profile, self._lock_step
@@ -252,7 +252,8 @@ class PolicyNode(LifecycleNode):
 
     # Another policy.
 
-    def _load(self, folder: str) -> ServedPolicy:
+    def _load(self, folder: str) -> None:
+        """Load a checkpoint and serve it, unless the policy that it was to replace does not serve any more."""
         # Here, not above: torch takes seconds to import, and errors in parameters should not wait for it.
         from irevla_policy.model import serving
 
@@ -263,7 +264,11 @@ class PolicyNode(LifecycleNode):
         )
         if present is None:
             settle_memory()
-        return served
+        if not self._model.serve(served, present):
+            chosen = self._model.served
+            raise RunError(
+                f"{folder}: not served: while it was loaded {chosen.version if chosen else 'none'} was chosen"
+            )
 
     async def _on_load(self, request: LoadPolicy.Request, response: LoadPolicy.Response) -> LoadPolicy.Response:
         finished: Future = Future()
@@ -272,10 +277,9 @@ class PolicyNode(LifecycleNode):
             problem = ""
             with self._loading:
                 try:
-                    served = self._load(os.path.abspath(request.path))
-                    self._model.serve(served)
+                    self._load(os.path.abspath(request.path))
                 except Exception as error:
-                    known = isinstance(error, UserError)
+                    known = isinstance(error, (UserError, RunError))
                     problem = str(error) if known else f"{request.path}: {type(error).__name__}: {error}"
             finished.set_result(problem)
 

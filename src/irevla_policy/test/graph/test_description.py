@@ -148,7 +148,7 @@ def test_an_arm_is_checked_before_it_moves(checkpoint: Path) -> None:
     assert found["irevla_guard"] == {
         "robot": "fr3",
         "check_robot": True,
-        "robot_timeout": 5.0,
+        "robot_timeout": 30.0,
         "latch": True,
         "dry_run": True,
         "check_collisions": False,
@@ -174,6 +174,7 @@ def test_moveit_checks_and_plans_for_both(tmp_path: Path, monkeypatch: pytest.Mo
     [
         ({"robot": "pandaa"}, "no robot profile 'pandaa' in .*known: .*panda"),
         ({"tasks": "table"}, "no tasks of world 'table' in .*known: .*tabletop"),
+        ({"robot_timeout": "soon"}, r"robot_timeout must be a number from 0\.1 to 600, found 'soon'"),
         ({"homing_speed": "2"}, r"homing_speed must be a number from 0\.01 to 1, found '2'"),
         ({"dry_run": "maybe"}, "dry_run must be one of true, false, found 'maybe'"),
     ],

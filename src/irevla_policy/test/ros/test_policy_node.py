@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -154,6 +155,24 @@ def test_another_checkpoint_is_swapped_in_and_rolled_back(robot, checkpoints):
     answer = robot.call("/irevla/rollback_policy", RollbackPolicy)
     assert answer.accepted
     robot.wait(lambda: robot.actions[-1].policy_version == one, "the old version")
+
+
+def test_a_rollback_is_not_undone_by_what_is_being_loaded(robot, checkpoints):
+    one = checkpoint_version(checkpoints[0])
+    for folder in checkpoints:
+        assert robot.call("/irevla/load_policy", LoadPolicy, path=str(folder)).accepted
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(robot.call, "/irevla/load_policy", LoadPolicy, path=str(checkpoints[1]))
+        time.sleep(0.1)
+        assert not loading.done()
+        assert robot.call("/irevla/rollback_policy", RollbackPolicy).policy_version == one
+        answer = loading.result()
+    assert not answer.accepted
+    assert f"while it was loaded {one} was chosen" in answer.message
+    assert answer.policy_version == one
+    robot.actions.clear()
+    robot.wait(lambda: len(robot.actions) > 3, "actions")
+    assert {action.policy_version for action in robot.actions} == {one}
 
 
 def test_a_checkpoint_that_cannot_be_loaded_leaves_the_old_one(robot, checkpoints, tmp_path):

@@ -1,5 +1,6 @@
 """A training job on the disk.
 
+JOBS/newest                    the number of the newest job; jobs that are over may be deleted
 JOBS/job-000012/order.json     what was asked for, with the configuration of that moment
 JOBS/job-000012/plan.json      what that means: the bags, the tasks, the settings of the run
 JOBS/job-000012/run/           the run, as of irevla train
@@ -25,6 +26,7 @@ from irevla_trainer.jobs.request import JobRequest, TrainerFile
 
 STATES = ("queued", "running", "cancelling", "on_trial", "succeeded", "failed", "cancelled", "interrupted")
 _NAME = re.compile(r"job-(\d{6,})")
+_NEWEST = "newest"
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,11 @@ class JobFolder:
     def name(self) -> str:
         """Identifier of the job."""
         return self.folder.name
+
+    @property
+    def exists(self) -> bool:
+        """Whether it is still there."""
+        return (self.folder / "state.json").is_file()
 
     @property
     def policies(self) -> Path:
@@ -213,6 +220,7 @@ def create(jobs: Path, order: Order) -> JobFolder:
     """
     job = JobFolder(jobs / f"job-{order.number:06d}")
     job.folder.mkdir(parents=True)
+    write_text(jobs / _NEWEST, f"{order.number}\n")
     job.set_order(order)
     # Without it the folder is none of a job: a crash in between leaves nothing to do.
     job.set_state("queued")
@@ -227,13 +235,15 @@ def all_jobs(jobs: Path) -> list[JobFolder]:
 
 def find_job(jobs: Path, name: str) -> JobFolder | None:
     """The job of a name in a folder; None when there is none."""
-    known = _NAME.fullmatch(name) and (jobs / name / "state.json").is_file()
-    return JobFolder(jobs / name) if known else None
+    job = JobFolder(jobs / name)
+    return job if _NAME.fullmatch(name) and job.exists else None
 
 
 def next_number(jobs: Path) -> int:
     """Number of the next job; one that was given is never given again."""
-    return max((_number(path) for path in jobs.glob("job-*") if _NAME.fullmatch(path.name)), default=0) + 1
+    newest = jobs / _NEWEST
+    given = int(newest.read_text()) if newest.is_file() else 0
+    return max(given, *(_number(path) for path in jobs.glob("job-*") if _NAME.fullmatch(path.name)), 0) + 1
 
 
 def _number(path: Path) -> int:

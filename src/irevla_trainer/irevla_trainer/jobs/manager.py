@@ -23,7 +23,7 @@ from pathlib import Path
 
 from irevla_policy.errors import RunError, UserError
 from irevla_policy.model.checkpoint import check_fits, read_config
-from irevla_policy.recording.storage import find_bags
+from irevla_policy.recording.storage import check_bags
 from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.settings import SettingsError
 from irevla_policy.sim.tasks import TaskFile, load_tasks
@@ -93,7 +93,7 @@ class JobManager:
 
     Attributes:
         serving: Folder of the checkpoint that serves, as far as the caller knows; empty when it does not.
-        newest: The job that was asked for last; None without any.
+        otherwise: Checkpoint that a job starts from when it is not known what serves; empty for none.
     """
 
     def __init__(
@@ -116,14 +116,14 @@ class JobManager:
         self._on_trial: JobFolder | None = None
         self._to_hand_over: JobFolder | None = None
         self._wait_until = -float("inf")
-        self.serving = ""
-        self.newest: JobFolder | None = None
+        self.serving = self.otherwise = ""
+        self._newest: JobFolder | None = None
         for job in all_jobs(self._jobs):
             self._take_up(job, resume)
 
     def _take_up(self, job: JobFolder, resume: bool) -> None:
         """Go on with what an earlier process has left of a job."""
-        self.newest = job
+        self._newest = job
         state = job.state.state
         if state == "cancelling":
             job.set_state("cancelled", _CANCELLED)
@@ -142,6 +142,11 @@ class JobManager:
     def running(self) -> JobFolder | None:
         """The job that is worked on."""
         return self._running.job if self._running else None
+
+    @property
+    def newest(self) -> JobFolder | None:
+        """The job that was asked for last; None without any, or when its folder was deleted."""
+        return self._newest if self._newest is not None and self._newest.exists else None
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -194,7 +199,7 @@ class JobManager:
     def _enqueue(self, job: JobFolder, what: str) -> Answer:
         waiting = len(self._queue) + bool(self._running)
         self._queue.append(job)
-        self.newest = job
+        self._newest = job
         return Answer(True, job.name, f"{what}, after {waiting} other jobs" if waiting else what)
 
     def cancel(self, name: str = "") -> Answer:
@@ -233,9 +238,14 @@ class JobManager:
 
     def _order(self, request: JobRequest) -> Order:
         complete = self._settings.complete(request)
-        for task in map(EvaluationTask.parse, complete.tasks if self._settings.worlds_in != "none" else ()):
-            self._tasks.variation(task.task, task.variation)
-        base = complete.base or self.serving
+        tasks = [EvaluationTask.parse(text).named_in(self._tasks) for text in complete.tasks]
+        for number, task in enumerate(tasks):
+            if self._settings.worlds_in != "none":
+                self._tasks.variation(task.task, task.variation)
+            if task in tasks[:number]:
+                raise SettingsError(f"tasks: expected every task once, found {str(task)!r} again")
+        complete = replace(complete, tasks=tuple(map(str, tasks)))
+        base = complete.base or self.serving or self.otherwise
         if not base:
             raise SettingsError("base_checkpoint: no policy serves, so that the request must name one")
         _, robot, _ = read_config(base)
@@ -252,7 +262,7 @@ class JobManager:
         )
         if complete.bags:
             for folder in complete.bags:
-                find_bags(folder)
+                check_bags(folder)
         else:
             self._check_episodes(order)
         self._jobs.mkdir(parents=True, exist_ok=True)
@@ -264,19 +274,15 @@ class JobManager:
         return order
 
     def _check_episodes(self, order: Order) -> None:
-        """Refuse a job without anything to learn from; names what is wrong with the bags, if something is."""
+        """Refuse a job without anything to learn from."""
         try:
             usable(self._index.episodes, order, self._tasks)
         except SettingsError as error:
-            if not self._index.complete:
-                done, total = self._index.progress
-                so_far = f", {done} of {total}" if total else ""
-                raise SettingsError(f"the episodes are still being looked at{so_far}; ask again") from error
-            problems = [episode for episode in self._index.episodes if episode.problem]
-            if not problems:
+            if self._index.complete:
                 raise
-            first = f"{problems[0].bag}: {problems[0].problem}"
-            raise SettingsError(f"{error}; {len(problems)} bags cannot be used, the first: {first}") from error
+            done, total = self._index.progress
+            so_far = f", {done} of {total}" if total else ""
+            raise SettingsError(f"the episodes are still being looked at{so_far}; ask again") from error
 
     def find(self, name: str) -> JobFolder | None:
         """A job by its name."""
@@ -292,10 +298,7 @@ class JobManager:
         """
         running = self._running
         if running is None:
-            if self._queue and self._may_start():
-                self._start(self._queue[0])
-                del self._queue[0]
-            return None
+            return self._start_next() if self._queue and self._may_start() else None
         code = running.process.poll()
         if code is None:
             if time.monotonic() > running.kill_at:
@@ -307,6 +310,17 @@ class JobManager:
         self._conclude(running, code)
         self._running = None
         return running.job
+
+    def _start_next(self) -> JobFolder | None:
+        """Start the first job of the queue; returns it when it is over already, because it cannot be read."""
+        job, failed = self._queue[0], None
+        try:
+            self._start(job)
+        except UserError as error:
+            job.set_state("failed", str(error))
+            failed = job
+        del self._queue[0]
+        return failed
 
     def _may_start(self) -> bool:
         """Whether what the next job starts from is known: what the one before has promoted serves, or will not."""

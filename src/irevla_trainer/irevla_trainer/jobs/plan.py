@@ -31,6 +31,7 @@ class Plan:
         gate_seed: Offset of the gate's seeds.
         held_out: Bags with demonstrations that a candidate for trials is checked on.
         left_out: Tasks of episodes that no world knows, so that nothing of them can be evaluated.
+        problems: Bags that cannot be used, each with the reason.
     """
 
     settings: TrainFile
@@ -40,6 +41,7 @@ class Plan:
     gate_seed: int
     held_out: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 def plan(job: JobFolder) -> Plan:
@@ -54,7 +56,7 @@ def plan(job: JobFolder) -> Plan:
         made = _plan(job, job.order)
         write_text(job.plan_path, json.dumps(vars(made) | {"settings": to_dict(made.settings)}, indent=2) + "\n")
     values = json.loads(job.plan_path.read_text())
-    lists = {name: tuple(values[name]) for name in ("trained", "others", "held_out", "left_out")}
+    lists = {name: tuple(values.get(name, ())) for name in ("trained", "others", "held_out", "left_out", "problems")}
     settings = from_dict(TrainFile, values["settings"], f"{job.name}: plan.json")
     return Plan(settings=settings, serving=values["serving"], gate_seed=values["gate_seed"], **lists)
 
@@ -65,19 +67,22 @@ def _plan(job: JobFolder, order: Order) -> Plan:
     if job.index_path.is_file():
         # The trainer goes on with its own.
         shutil.copyfile(job.index_path, index)
-    episodes = EpisodeIndex([Path(folder) for folder in order.folders], profile, index)
-    episodes.refresh()
-    found = usable(episodes.episodes, order, load_tasks(order.settings.task_file))
+    tasks = load_tasks(order.settings.task_file)
+    try:
+        episodes = EpisodeIndex([Path(folder) for folder in order.folders], profile, index)
+        episodes.refresh()
+        found = usable(episodes.episodes, order, tasks)
+    finally:
+        index.unlink(missing_ok=True)
     demonstrations, successes = found.demonstrations, found.successes
-    index.unlink(missing_ok=True)
     request, gate = order.request, order.settings.gate
     held_out: list[IndexedEpisode] = []
     if gate.mode == "trials" and gate.held_out > 0:
         # Every so many-th, so that each task gives some.
         held_out = demonstrations[round(1 / gate.held_out) - 1 :: round(1 / gate.held_out)]
         demonstrations = [episode for episode in demonstrations if episode not in held_out]
-    demonstrated = _tasks(demonstrations)
-    collected = tuple(task for task in _tasks(successes) if task not in demonstrated)
+    demonstrated = _tasks(demonstrations, tasks)
+    collected = tuple(task for task in _tasks(successes, tasks) if task not in demonstrated)
     bags = [episode.bag for episode in (*demonstrations, *successes)]
     base, serving = (store(Path(checkpoint), job.policies, {}) for checkpoint in (order.base, order.serving))
     settings = order.settings.run_settings(request, demonstrated, collected, bags, order.robot, base)
@@ -87,7 +92,7 @@ def _plan(job: JobFolder, order: Order) -> Plan:
     most = gate.episodes * gate.looks
     seed = (order.number - 1) % (1_000_000 // most) * most
     bags_held_out = tuple(str(episode.bag) for episode in held_out)
-    return Plan(settings, trained, others, str(serving), seed, bags_held_out, found.left_out)
+    return Plan(settings, trained, others, str(serving), seed, bags_held_out, found.left_out, found.problems)
 
 
 @dataclass(frozen=True)
@@ -99,12 +104,14 @@ class Usable:
         successes: The recorded part of D_RL.
         tasks: All tasks with successes, also those that the job does not learn from.
         left_out: Tasks that no world knows.
+        problems: Bags that cannot be used, each with the reason.
     """
 
     demonstrations: list[IndexedEpisode]
     successes: list[IndexedEpisode]
     tasks: tuple[str, ...]
     left_out: tuple[str, ...]
+    problems: tuple[str, ...]
 
 
 def usable(episodes: list[IndexedEpisode], order: Order, tasks: TaskFile) -> Usable:
@@ -116,31 +123,34 @@ def usable(episodes: list[IndexedEpisode], order: Order, tasks: TaskFile) -> Usa
         tasks: What the job's worlds know.
 
     Raises:
-        SettingsError: None for supervised learning, or no demonstration for a cycle.
+        SettingsError: None for supervised learning, or no demonstration for a cycle; says what is wrong with the bags,
+            if something is.
     """
     request = order.request
     successful = [episode for episode in episodes if episode.dataset]
     left_out: tuple[str, ...] = ()
     if order.settings.worlds_in != "none":
         # A person's recording of whatever the robot did: without a simulation of it nobody could say how it goes.
-        left_out = tuple(task for task in _tasks(successful) if not _is_known(task, tasks))
-        successful = [episode for episode in successful if _task(episode) not in left_out]
+        left_out = tuple(task for task in _tasks(successful, tasks) if not _is_known(task, tasks))
+        successful = [episode for episode in successful if _task(episode, tasks) not in left_out]
     wanted = request.tasks if request.stage == "sft" else ()
-    learnt = [episode for episode in successful if not wanted or _task(episode) in wanted]
+    learnt = [episode for episode in successful if not wanted or _task(episode, tasks) in wanted]
     demonstrations = [episode for episode in learnt if episode.dataset == "D_e"]
     successes = [episode for episode in learnt if episode.dataset == "D_RL"]
     where = ", ".join(order.folders)
+    problems = tuple(f"{episode.bag}: {episode.problem}" for episode in episodes if episode.problem)
     unknown = f"; {order.settings.task_file} does not know {', '.join(map(repr, left_out))}" if left_out else ""
+    bad = f"; {len(problems)} bags cannot be used, the first: {problems[0]}" if problems else ""
     if wanted and not learnt:
-        raise SettingsError(f"no episode of {', '.join(wanted)} that is labelled as a success in {where}{unknown}")
+        raise SettingsError(f"no episode of {', '.join(wanted)} that is labelled as a success in {where}{unknown}{bad}")
     if request.stage == "sft" and not learnt:
-        raise SettingsError(f"no episode that is labelled as a success in {where}{unknown}")
+        raise SettingsError(f"no episode that is labelled as a success in {where}{unknown}{bad}")
     if request.stage == "cycle" and not demonstrations:
         raise SettingsError(
             f"a cycle needs demonstrations: no successful episode of an expert or a person in {where}{unknown}; "
-            "record or label some, or ask for stage rl"
+            f"record or label some, or ask for stage rl{bad}"
         )
-    return Usable(demonstrations, successes, _tasks(successful), left_out)
+    return Usable(demonstrations, successes, _tasks(successful, tasks), left_out, problems)
 
 
 def _is_known(task: str, tasks: TaskFile) -> bool:
@@ -152,10 +162,10 @@ def _is_known(task: str, tasks: TaskFile) -> bool:
     return True
 
 
-def _tasks(episodes: list[IndexedEpisode]) -> tuple[str, ...]:
-    return tuple(sorted({_task(episode) for episode in episodes}))
+def _tasks(episodes: list[IndexedEpisode], tasks: TaskFile) -> tuple[str, ...]:
+    return tuple(sorted({_task(episode, tasks) for episode in episodes}))
 
 
-def _task(episode: IndexedEpisode) -> str:
+def _task(episode: IndexedEpisode, tasks: TaskFile) -> str:
     assert episode.info is not None
-    return str(EvaluationTask(episode.info.task, episode.info.variation))
+    return str(EvaluationTask(episode.info.task, episode.info.variation).named_in(tasks))

@@ -45,20 +45,27 @@ def work(job: JobFolder) -> dict[str, Any]:
         resumed = (job.run_path / "config.yaml").is_file()
         run = stack.enter_context(RunFolder(job.run_path, settings, resumed, _PATIENCE))
         if run.result is not None:
+            _remove_weights(job)
             return dict(run.result["outcome"])
         display = stack.enter_context(Display(run.folder, shown.watch))
         if planned.left_out:
             display.say(f"left out, because {settings.task_file} does not know them: {', '.join(planned.left_out)}")
+        for problem in planned.problems:
+            display.say(f"not used: {problem}")
         loop = stack.enter_context(Loop(run, settings, display))
         loop.learn()
         step = loop.selected()
         outcome = _outcome(job, planned, run, loop, loop.checkpoint(step), shown)
         display.say(outcome["message"])
         loop.finish(step, {"test": {}, "films": {}, "outcome": outcome})
-    # The candidate is stored; with a large model the other stages' weights would soon fill the disk.
+    _remove_weights(job)
+    return outcome
+
+
+def _remove_weights(job: JobFolder) -> None:
+    """The candidate is stored; with a large model the other stages' weights would soon fill the disk."""
     for weights in job.run_path.glob("steps/*/checkpoint"):
         shutil.rmtree(weights)
-    return outcome
 
 
 def _outcome(

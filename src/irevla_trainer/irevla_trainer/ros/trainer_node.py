@@ -93,7 +93,7 @@ class TrainerNode(Node):
             settings.resume,
         )
         self._policies = folder / "policies"
-        self._manager.serving = settings.checkpoint
+        self._manager.otherwise = settings.checkpoint
         self._serving_version, self._heard, self._remembered = "", -math.inf, ""
         self._ends: dict[str, list[Future]] = {}
         self._goals: dict[str, ServerGoalHandle] = {}
@@ -159,7 +159,6 @@ class TrainerNode(Node):
         except OSError as error:
             answer = _full(error)
         self._log(f"{answer.job or 'request refused'}: {answer.reason}", good=answer.accepted)
-        self._publish()
         return answer
 
     def _on_cancel(self, request: CancelTraining.Request, response: CancelTraining.Response) -> CancelTraining.Response:
@@ -214,8 +213,8 @@ class TrainerNode(Node):
         try:
             self._look_after_jobs()
             self._hand_over()
-        except OSError as error:
-            self.get_logger().error(_full(error).reason, throttle_duration_sec=5.0)
+        except (OSError, UserError) as error:
+            self._complain(error)
 
     def _look_after_jobs(self) -> None:
         over = self._manager.poll()
@@ -271,10 +270,12 @@ class TrainerNode(Node):
                     self._manager.serving = values["checkpoint"]
 
     def _remember(self) -> None:
-        """Keep on the disk what the robot runs, for its next start; a candidate on trial is not there to stay."""
-        job = self._manager.on_trial
-        tried = job is not None and (job.outcome or {})["version"] == self._serving_version
-        if self._serving_version not in ("", self._remembered) and not tried:
+        """Keep on the disk what the robot runs, for its next start, but no candidate that may not or does not stay."""
+        tried, replacing = self._manager.on_trial, self._manager.to_hand_over
+        passing = {(tried.outcome or {})["version"]} if tried is not None else set()
+        if replacing is not None and replacing.hand_over is not None:
+            passing.add(replacing.hand_over.instead_of)
+        if self._serving_version not in {"", self._remembered, *passing}:
             remember_serving(self._policies, Path(self._manager.serving))
             self._remembered = self._serving_version
 
@@ -330,6 +331,11 @@ class TrainerNode(Node):
         else:
             self.get_logger().error(text)
 
+    def _complain(self, error: OSError | UserError) -> None:
+        """Say, at most every 5 s, what keeps the trainer from going on."""
+        reason = _full(error).reason if isinstance(error, OSError) else str(error)
+        self.get_logger().error(reason, throttle_duration_sec=5.0)
+
     def _stamped(self, message: TrainingStatus) -> TrainingStatus:
         message.header.stamp = time_message(int(self.get_clock().now().nanoseconds))
         return message
@@ -338,8 +344,8 @@ class TrainerNode(Node):
         try:
             self._try_out()
             self._remember()
-        except OSError as error:
-            self.get_logger().error(_full(error).reason, throttle_duration_sec=5.0)
+        except (OSError, UserError) as error:
+            self._complain(error)
         episodes = self._index.episodes
         counts = {name: sum(episode.dataset == name for episode in episodes) for name in ("D_e", "D_RL")}
         problems = sum(bool(episode.problem) for episode in episodes)
@@ -350,7 +356,7 @@ class TrainerNode(Node):
             "demonstrations": str(counts["D_e"]),
             "successes": str(counts["D_RL"]),
             "problems": str(problems),
-            "serving": self._manager.serving,
+            "serving": self._manager.serving or self._manager.otherwise,
             "serving_version": self._serving_version,
         }
         level = DiagnosticStatus.WARN if problems else DiagnosticStatus.OK

@@ -19,9 +19,11 @@ from irevla_policy.model.checkpoint import checkpoint_version, read_provenance, 
 from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.settings import from_dict
+from irevla_policy.sim.tasks import load_tasks
 from irevla_trainer.data.index import EpisodeIndex
 from irevla_trainer.jobs.job import JobFolder, State, all_jobs
 from irevla_trainer.jobs.manager import JobManager
+from irevla_trainer.jobs.plan import usable
 from irevla_trainer.jobs.progress import Progress, read_progress
 from irevla_trainer.jobs.request import JobRequest, TrainerFile
 
@@ -259,6 +261,7 @@ def test_a_trainer_that_comes_again_goes_on(trainer):
         ({"stage": "dance"}, "stage: must be one of cycle, rl, sft, found 'dance'"),
         ({"tasks": ("drawer-opne",)}, "no task 'drawer-opne'"),
         ({"tasks": ("drawer-open:pink",)}, "no variation 'pink'"),
+        ({"tasks": ("drawer-open", "drawer-open-v3")}, "tasks: expected every task once, found 'drawer-open' again"),
         ({"iterations": -1}, "iterations: must not be negative, found -1"),
         ({"base": "nowhere"}, "nowhere"),
         ({"bags": ("/no/such/folder",)}, "/no/such/folder: no such bag or folder of bags"),
@@ -301,6 +304,72 @@ def test_what_goes_wrong_in_training_is_one_sentence_and_can_be_mended(trainer, 
     away.rename(bags)
     assert trainer.manager.resume(trainer.job.name).accepted
     assert trainer.run().state == "succeeded", trainer.log()
+
+
+def test_a_task_is_the_same_by_another_of_its_names(trainer, tmp_path):
+    bags = tmp_path / "bags"
+    write_episode(bags / "one", 4, task="drawer-open-v3")
+    trainer.manager._index = EpisodeIndex([bags], PROFILE, tmp_path / "index")
+    trainer.manager._index.refresh()
+    assert trainer.submit(stage="sft", tasks=("drawer-open",)).accepted
+    order = trainer.job.order
+    assert usable(trainer.manager._index.episodes, order, load_tasks("metaworld")).tasks == ("drawer-open",)
+    assert trainer.submit(queue=True, tasks=("drawer-open-v3:blue",)).accepted
+    assert trainer.job.order.request.tasks == ("drawer-open:blue",)
+
+
+def test_what_is_wrong_with_the_bags_of_a_request_is_said(trainer, tmp_path):
+    foreign = tmp_path / "foreign"
+    write_episode(foreign / "one", 4, task="drawer-open", profile_hash="0123456789ab")
+    assert trainer.submit(stage="sft", bags=(str(foreign),)).accepted
+    state = trainer.run()
+    assert state.state == "failed"
+    assert "1 bags cannot be used, the first: " in state.message
+    assert "recorded with robot " in state.message
+    assert not (trainer.job.folder / "episodes.jsonl").exists()
+
+
+def test_folders_of_jobs_that_are_over_may_be_deleted(trainer):
+    trainer.manager._command = lambda job: [sys.executable, "-c", "raise SystemExit(3)"]
+    trainer.submit()
+    assert trainer.run().state == "failed"
+    shutil.rmtree(trainer.job.folder)
+    assert trainer.manager.newest is None
+    # Its number, and with it the seeds of its gate, are not given again, also not by another manager.
+    trainer.manager = trainer.make()
+    assert trainer.submit().job == "job-000002"
+
+
+def test_a_job_that_cannot_be_read_any_more_fails_alone(trainer):
+    trainer.manager._command = lambda job: [sys.executable, "-c", "import time; time.sleep(60)"]
+    trainer.submit()
+    trainer.until(lambda: trainer.manager.running is not None)
+    assert trainer.submit(queue=True).accepted
+    order = trainer.job.folder / "order.json"
+    values = json.loads(order.read_text())
+    values["settings"]["of_an_older_version"] = 1
+    order.write_text(json.dumps(values))
+    assert trainer.submit(queue=True).accepted
+    trainer.manager.cancel()
+    assert trainer.run().state == "cancelled"
+    state = trainer.run()
+    assert state.state == "failed" and "of_an_older_version" in state.message
+    trainer.until(lambda: trainer.manager.running is not None)
+    assert trainer.manager.running.name == "job-000003"
+
+
+def test_a_job_keeps_its_start_while_nobody_says_what_serves(trainer, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(trainer.base, other)
+    trainer.manager._command = lambda job: [sys.executable, "-c", "import time; time.sleep(60)"]
+    assert trainer.submit().accepted
+    # As after a restart: the policy node has not been heard yet.
+    trainer.manager = trainer.make()
+    trainer.manager.serving, trainer.manager.otherwise = "", str(other)
+    trainer.manager._command = lambda job: [sys.executable, "-c", "import time; time.sleep(60)"]
+    trainer.until(lambda: trainer.manager.running is not None)
+    assert trainer.job.order.base == trainer.job.order.serving == str(trainer.base)
+    assert trainer.submit(queue=True).reason.startswith(f"cycle from {other}")
 
 
 def test_the_request_of_a_job_is_kept(trainer):
