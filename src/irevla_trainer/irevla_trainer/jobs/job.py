@@ -220,7 +220,8 @@ def create(jobs: Path, order: Order) -> JobFolder:
     """
     job = JobFolder(jobs / f"job-{order.number:06d}")
     job.folder.mkdir(parents=True)
-    write_text(jobs / _NEWEST, f"{order.number}\n")
+    # Not worth to wait for the disk: a power cut that loses it lets the number of a deleted job be given again.
+    (jobs / _NEWEST).write_text(f"{order.number}\n")
     job.set_order(order)
     # Without it the folder is none of a job: a crash in between leaves nothing to do.
     job.set_state("queued")
@@ -242,7 +243,8 @@ def find_job(jobs: Path, name: str) -> JobFolder | None:
 def next_number(jobs: Path) -> int:
     """Number of the next job; one that was given is never given again."""
     newest = jobs / _NEWEST
-    given = int(newest.read_text()) if newest.is_file() else 0
+    text = newest.read_text().strip() if newest.is_file() else ""
+    given = int(text) if text.isdecimal() else 0
     return max(given, *(_number(path) for path in jobs.glob("job-*") if _NAME.fullmatch(path.name)), 0) + 1
 
 

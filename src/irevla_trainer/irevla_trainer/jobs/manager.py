@@ -331,7 +331,9 @@ class JobManager:
         if not job.plan_path.is_file() and self.serving:
             # What serves now, not when it was asked for.
             order, serving = job.order, str(Path(self.serving).absolute())
-            job.set_order(replace(order, base=order.base if order.request.base else serving, serving=serving))
+            now = replace(order, base=order.base if order.request.base else serving, serving=serving)
+            if now != order:
+                job.set_order(now)
         job.set_state("running")
         with job.log_path.open("ab") as log:
             process = subprocess.Popen(
