@@ -47,6 +47,7 @@ class CommandOutput:
         # Positions without a stamp are followed when they arrive: what was late cannot be caught up with.
         self._lead = self._dt if self._is_trajectory else 0
         self._latest = 2 * self._dt if self._is_trajectory else self._dt // 2
+        self._clock_step = _CLOCK_STEP_TICKS * self._dt
         kind = JointTrajectory if self._is_trajectory else Float64MultiArray
         self._robot = None if dry_run else node.create_publisher(kind, profile.command.topic, qos.command(lock_step))
         self._record = node.create_publisher(Command, "/irevla/command", qos.command(lock_step))
@@ -114,7 +115,7 @@ class CommandOutput:
     def _ahead(self) -> int:
         """How long after what is sent now is expected to start the next setpoint starts, ns."""
         ahead = self._next_stamp - self._start()
-        return ahead if ahead < _CLOCK_STEP_TICKS * self._dt else 0
+        return ahead if ahead < self._clock_step else 0
 
     def _start(self) -> int:
         """ROS time at which a setpoint starts that is sent now and on time, ns."""
@@ -123,7 +124,7 @@ class CommandOutput:
     def _grid_stamp(self) -> int:
         """ROS time at which the next setpoint starts: exactly one tick after the one before, unless ticks were late."""
         start = self._start()
-        if start - self._next_stamp > self._latest or self._next_stamp - start >= _CLOCK_STEP_TICKS * self._dt:
+        if not -self._latest <= self._next_stamp - start < self._clock_step:
             self._next_stamp = start
         stamp = self._next_stamp
         self._next_stamp += self._dt

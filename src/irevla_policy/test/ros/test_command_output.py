@@ -35,11 +35,14 @@ class Robot:
 
         return Publisher()
 
+    def send(self):
+        """One setpoint of an arm that holds."""
+        return self.output.send(Decision(Source.HOLD, 0, [Setpoint(np.zeros(7), np.zeros(7))], 0.0))
+
     def tick(self):
         """What the guard does at every tick; returns the stamps of what it sent, in ticks from the start."""
         before = len(self.sent)
-        still = [Setpoint(np.zeros(7), np.zeros(7))]
-        while self.output.is_due and self.output.send(Decision(Source.HOLD, 0, still, 0.0)):
+        while self.output.is_due and self.send():
             assert len(self.sent) < before + 10
         return [(nanoseconds(message.header.stamp) - START) / TICK for message in self.sent[before:]]
 
@@ -76,7 +79,7 @@ def test_an_action_may_send_one_setpoint_ahead_and_the_tick_after_it_none(robot)
     robot.tick()
     robot.now += TICK // 2
     assert robot.output.may_send_ahead
-    robot.output.send(Decision(Source.HOLD, 0, [Setpoint(np.zeros(7), np.zeros(7))], 0.0))
+    robot.send()
     assert not robot.output.may_send_ahead
     robot.now = START + TICK
     assert robot.tick() == []
@@ -97,5 +100,5 @@ def test_positions_without_a_stamp_are_never_sent_in_a_burst():
         robot.now = START + round(now * TICK)
         before = len(robot.sent)
         while robot.output.is_due:
-            robot.output.send(Decision(Source.HOLD, 0, [Setpoint(np.zeros(7), np.zeros(7))], 0.0))
+            robot.send()
         assert len(robot.sent) == before + 1
