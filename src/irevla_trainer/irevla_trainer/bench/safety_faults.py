@@ -99,7 +99,7 @@ class Trial:
     Attributes:
         fault: Its name.
         busy: Whether every core was busy.
-        stop_s: From the fault to the first decelerating command of the stop.
+        stop_s: From the fault to the first command that brakes.
         rest_s: From there to rest, by the stamps of the commands.
         moved_again: Whether anything moved when it should have been at rest for long, while the fault was there.
         early: Whether it moved after an E-stop that nobody had cleared, with all else well.
@@ -306,8 +306,12 @@ def judge(fault: str, busy: bool, happened: float, sent: list[Sent], early: bool
         raise RunError(f"safety: the robot still moves {_LASTS:g} s after {fault!r}")
     # The end of the last motion: a swing that turns about stands still for a moment.
     rest = max(int(np.flatnonzero(speeds > _STILL)[-1]) + 1, after[0])
+    # Braking slows down evenly. What the swing slowed down before that is no part of it.
+    slower = speeds[:-1] - speeds[1:]
     brakes = rest
-    while brakes > after[0] and speeds[brakes - 1] > speeds[brakes] and speeds[brakes - 2] > speeds[brakes - 1]:
+    while (
+        brakes > after[0] and slower[brakes - 2] > 0.0 and np.isclose(slower[brakes - 2], slower[rest - 1], rtol=1e-3)
+    ):
         brakes -= 1
     account = Account()
     steps = np.diff([one.stamp for one in sent])

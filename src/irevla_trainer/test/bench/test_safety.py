@@ -98,6 +98,13 @@ def test_a_stop_begins_with_the_first_decelerating_command() -> None:
     assert trial.account.commands == 67
 
 
+def test_a_swing_that_slows_down_by_itself_does_not_brake_yet() -> None:
+    slows = [0.6] * 3 + [0.58, 0.54, 0.48] + [0.36, 0.24, 0.12] + [0.0] * 60
+    trial = judge("camera frozen", False, 10.0, sent(slows), False, PROFILE)
+    assert trial.stop_s == pytest.approx(4 * DT)
+    assert trial.rest_s == pytest.approx(3 * DT)
+
+
 def test_a_swing_that_turns_about_has_not_stopped() -> None:
     turns = [0.15, 0.0, -0.15, -0.3, -0.3, -0.15] + [0.0] * 60
     trial = judge("camera frozen", False, 10.0, sent(turns), False, PROFILE)
