@@ -21,10 +21,10 @@ the box), then the way between sliding and braking, 1/2, 1/4, 1/16 of it.
 *Jerk.* With `jerk` in the profile the way to a target is smoothed first (`robot.smoothing`), and its next point is what
 the limits are applied to. Jerk is the only limit that gives way to another: a stop, or a wall, does not wait for it.
 
-*Collisions.* With a scene (`robot.scene`) it is verified, too, that nothing is touched: after the tick and along the
-braking that follows, at most 0.05 rad or a tick apart and at its end. The arm stops in front of what it would touch,
-and does not slide along it. What touches at the start may go on to until it has come apart: the arm has to get away
-from it. What comes to touch an arm that has started, because the scene changes, stops it until it is started anew.
+*Collisions.* With a scene (`robot.scene`) it is verified, too, that nothing is touched: after the tick and at every
+tick of the braking that follows. The arm stops in front of what it would touch, and does not slide along it. What
+touches at the start may go on to until it has come apart: the arm has to get away from it. What comes to touch an arm
+that has started, because the scene changes, stops it until it is started anew.
 
 *Start outside.* The limits are widened to the present position (per joint, and per axis of the box) and shrink with it:
 an arm that starts outside of them can move inward and cannot move further out.
@@ -53,7 +53,6 @@ LIMITED_COLLISION = 16
 _WALL_CLEARANCE = 0.002
 _JACOBIAN_STEP = 1e-6
 _ROUNDING = 1e-9
-_COLLISION_STEP = 0.05  # rad, of the joint that moves most
 _SHARES = (1.0, 0.5, 0.25, 0.0625)
 
 
@@ -272,11 +271,8 @@ class MotionLimiter:
 
     def _touches(self, scene: Scene, positions: Vector) -> bool:
         """Whether anything is touched along positions `[k, n]` that has not been since the start."""
-        rows = [positions[0]]
-        for row, following in zip(positions[1:], [*positions[2:], positions[-1]], strict=True):
-            if np.abs(following - rows[-1]).max() > _COLLISION_STEP:
-                rows.append(row)
-        return any(not self._touched.issuperset(scene.touching(row)) for row in (*rows, positions[-1]))
+        # The last tick of braking repeats the position before it.
+        return any(not self._touched.issuperset(scene.touching(row)) for row in positions[:-1])
 
     def _outside(self, effector: Vector) -> Vector:
         """How far end-effector positions `[k, 3]` are outside the box, per axis, m."""

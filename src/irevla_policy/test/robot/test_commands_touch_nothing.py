@@ -138,3 +138,27 @@ def test_what_a_command_has_cost_is_measured() -> None:
         scene.command_sent()
     median, worst = scene.cost()
     assert 0.0 < median <= worst < 0.1
+
+
+class Bar:
+    """A thing that is thinner than a fast arm's way in a tick or two."""
+
+    def __init__(self, begins: float) -> None:
+        self._begins = begins
+
+    def touching(self, joints: np.ndarray) -> list[Touch]:
+        return [("hand", "bar")] if 0.0 <= joints[0] - HOME[0] - self._begins <= 0.03 else []
+
+
+def test_no_tick_of_a_stop_touches_what_is_thin() -> None:
+    bits = 0
+    for begins in np.linspace(0.1, 0.3, 41):
+        bar = Bar(begins)
+        limiter = limiter_at(HOME, bar)
+        for _ in range(30):
+            setpoint, limited = limiter.advance(HOME + np.eye(7)[0], 0.1)
+            assert not bar.touching(setpoint.position)
+            bits |= limited
+        while not limiter.at_rest:
+            assert not bar.touching(limiter.advance(None)[0].position)
+    assert bits & LIMITED_COLLISION
