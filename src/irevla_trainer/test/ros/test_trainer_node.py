@@ -114,6 +114,15 @@ class User:
                 self.executor.spin_once(0.02)
             assert time.monotonic() < deadline, (self.statuses[-1:], self.values)
 
+    def forget(self) -> None:
+        """All that a node has said that was killed, also what is still under way."""
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            with suppress(DiedError):
+                self.executor.spin_once(0.02)
+        self.statuses.clear()
+        self.values.clear()
+
     def ended(self, seconds: float = 120.0) -> TrainingStatus:
         """The status at the end of a job."""
         over = (
@@ -299,9 +308,7 @@ def test_a_trainer_that_is_killed_leaves_no_process_and_goes_on_when_it_comes_ag
         user.training()
         node.kill()
         node.wait()
-    time.sleep(0.5)
-    user.statuses.clear()
-    user.values.clear()
+    user.forget()
     with trainer(user, base):
         status = user.ended()
         assert status.job_id == "job-000001"
@@ -321,8 +328,7 @@ def kill_at_random(user: User, base: Path, kills: int, seed: int) -> None:
     draw = random.Random(seed)
     idle = (TrainingStatus.STATE_IDLE, TrainingStatus.STATE_SUCCEEDED)
     for _ in range(kills):
-        user.statuses.clear()
-        user.values.clear()
+        user.forget()
         with trainer(user, base, verdict="open") as node:
             user.until(lambda: bool(user.statuses), 60.0)
             if user.statuses[-1].state in idle:
@@ -337,8 +343,7 @@ def kill_at_random(user: User, base: Path, kills: int, seed: int) -> None:
             else:
                 node.kill()
                 node.wait()
-    user.statuses.clear()
-    user.values.clear()
+    user.forget()
     with trainer(user, base, verdict="open"):
         user.until(lambda: bool(user.statuses), 60.0)
         status = user.ended()
