@@ -308,10 +308,9 @@ def judge(fault: str, busy: bool, happened: float, sent: list[Sent], early: bool
     rest = max(int(np.flatnonzero(speeds > _STILL)[-1]) + 1, after[0])
     # Braking slows down evenly. What the swing slowed down before that is no part of it.
     slower = speeds[:-1] - speeds[1:]
+    evenly = (slower > 0.0) & np.isclose(slower, slower[rest - 1], rtol=1e-3)
     brakes = rest
-    while (
-        brakes > after[0] and slower[brakes - 2] > 0.0 and np.isclose(slower[brakes - 2], slower[rest - 1], rtol=1e-3)
-    ):
+    while brakes > after[0] and evenly[brakes - 2]:
         brakes -= 1
     account = Account()
     steps = np.diff([one.stamp for one in sent])

@@ -114,12 +114,16 @@ class User:
                 self.executor.spin_once(0.02)
             assert time.monotonic() < deadline, (self.statuses[-1:], self.values)
 
-    def forget(self) -> None:
-        """All that a node has said that was killed, also what is still under way."""
-        end = time.monotonic() + 0.5
+    def listen(self, seconds: float) -> None:
+        """Take what comes, for so long."""
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             with suppress(DiedError):
                 self.executor.spin_once(0.02)
+
+    def forget(self) -> None:
+        """All that a node has said that was killed, also what is still under way."""
+        self.listen(0.5)
         self.statuses.clear()
         self.values.clear()
 
@@ -189,9 +193,8 @@ def test_an_empty_request_ends_with_a_better_policy_in_service(user, base):
         handed_over = f"; the policy node serves {status.promoted_version} now"
         user.until(lambda: user.statuses[-1].message == status.message + handed_over)
         # What has been said is not said again and again.
-        said, end = len(user.statuses), time.monotonic() + 1.6
-        while time.monotonic() < end:
-            user.executor.spin_once(0.05)
+        said = len(user.statuses)
+        user.listen(1.6)
         assert len(user.statuses) == said
     stages = [status.stage for status in user.statuses]
     assert stages.index("rl") < stages.index("sft")
@@ -333,9 +336,7 @@ def kill_at_random(user: User, base: Path, kills: int, seed: int) -> None:
             user.until(lambda: bool(user.statuses), 60.0)
             if user.statuses[-1].state in idle:
                 assert user.retrain().accepted
-            end = time.monotonic() + draw.uniform(0.5, 12.0)
-            while time.monotonic() < end:
-                user.executor.spin_once(0.05)
+            user.listen(draw.uniform(0.5, 12.0))
             workers = psutil.Process(node.pid).children()
             if workers and draw.random() < 0.5:
                 workers[0].kill()
