@@ -197,7 +197,8 @@ def _numbers(preset: Preset) -> dict[str, int]:
 def _check_bags(preset: Preset, bags: Path) -> None:
     """Refuse demonstrations that an earlier preset wanted: a run learns from all that lie there."""
     for task, number in _numbers(preset).items():
-        found = len(list(bags.glob(f"{task}_[0-9]*")))
+        # Longer names are recordings that were interrupted and set aside.
+        found = len(list(bags.glob(f"{task}_{'[0-9]' * 6}")))
         if found > number:
             raise SettingsError(
                 f"--out: {bags} has {found} demonstrations of {task}, the preset wants {number}; choose another folder"

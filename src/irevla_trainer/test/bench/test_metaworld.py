@@ -213,6 +213,16 @@ def test_more_demonstrations_than_wanted_are_refused(tmp_path: Path, monkeypatch
         metaworld.run("cpu", tmp_path)
 
 
+def test_recordings_that_were_set_aside_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for method in comparison.METHODS:
+        stored(tmp_path, method)
+    names = [f"door-open_{number:06d}" for number in range(50)]
+    for name in (*names, "door-open_000023_aborted", "door-open_000023_aborted1"):
+        (tmp_path / "bags" / name).mkdir(parents=True)
+    monkeypatch.setattr(methods.Slice, "work", lambda self, name, words: None)
+    assert metaworld.run("cpu", tmp_path).figures["ire_vla_rl"] == 0.96
+
+
 def test_a_method_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     commands(monkeypatch, "raise SystemExit(3)")
     with pytest.raises(RunError, match="'frozen' failed with exit code 3: irevla train --out x"):
