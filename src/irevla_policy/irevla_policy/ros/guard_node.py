@@ -37,7 +37,7 @@ from irevla_policy.robot.scene import MeasuredScene
 from irevla_policy.ros import qos
 from irevla_policy.ros.command_output import CommandOutput
 from irevla_policy.ros.guard_messages import guard_diagnostics, proposal_of, status_message
-from irevla_policy.ros.lifecycle import autostart, spin
+from irevla_policy.ros.lifecycle import autostart, end_process, spin
 from irevla_policy.ros.messages import (
     header_stamp,
     image_topics,
@@ -320,7 +320,7 @@ class GuardNode(LifecycleNode):
 
     def _on_failure(self, error: BaseException) -> None:
         self.get_logger().fatal(f"the guard's clock failed: {error!r}; the process ends so that the robot stops")
-        os._exit(70)
+        end_process(70)
 
     def _say_status(self) -> None:
         """Publish the status if it changed."""

@@ -20,10 +20,13 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from irevla_policy.errors import UserError
+from irevla_policy.ros.log_output import LogOutput
 from irevla_policy.ros.starting import end_at_once_when_told
 
 # How often the main thread looks for a signal, s.
 _SIGNAL_PERIOD = 0.1
+
+_log: LogOutput | None = None
 
 
 def autostart(node: LifecycleNode) -> None:
@@ -48,12 +51,26 @@ def spin(make_node: Callable[[], Node], args: list[str] | None = None) -> NoRetu
         make_node: Makes the node; wrong parameters (UserError) end the process with exit code 2 and one line.
         args: Command line; default `sys.argv`.
     """
+    global _log
+    end_at_once_when_told()
+    _log = LogOutput()
     code = _run(make_node, args)
     for thread in threading.enumerate():
         if thread is not threading.main_thread() and not thread.daemon:
             thread.join()
+    end_process(code)
+
+
+def end_process(code: int) -> NoReturn:
+    """End a process of `spin` here and now, from any thread, with its last words said.
+
+    Args:
+        code: Exit code.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
+    if _log is not None:
+        _log.close()
     # Not sys.exit(): tidying up an interpreter that has imported torch takes seconds.
     os._exit(code)
 
@@ -70,7 +87,6 @@ def settle_memory() -> None:
 
 def _run(make_node: Callable[[], Node], args: list[str] | None) -> int:
     """Run a node; returns the exit code: 0 when told to end, 1 when it failed, 2 when it could not start."""
-    end_at_once_when_told()
     node: Node | None = None
     try:
         _init(args)

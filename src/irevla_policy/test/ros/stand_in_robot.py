@@ -107,7 +107,12 @@ class StandInRobot:
         environment = dict(os.environ) | {"ROS_DOMAIN_ID": str(self.domain), "OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.pathsep.join([*SOURCES, environment.get("PYTHONPATH", "")])
         return subprocess.Popen(
-            [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [sys.executable, *command],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            pipesize=1 << 20,  # for all that is said until it is read, at the end
         )
 
     def _sense(self) -> None:
