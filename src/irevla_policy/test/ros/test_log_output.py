@@ -58,7 +58,7 @@ def test_somebody_reads(talk, tmp_path):
     lines = (tmp_path / "log").read_text().splitlines()
     assert lines[-1].endswith(f"goodbye after {count()}")
     assert len(lines) == count() + 1
-    assert all("[INFO]" in line and "[talking]: " in line for line in lines)
+    assert all(line.startswith("[INFO]") and "[talking]: " in line for line in lines)
 
 
 def test_the_reader_goes_away(talk):
