@@ -14,6 +14,7 @@ import contextlib
 import os
 import sys
 import threading
+from collections.abc import Iterator, Mapping
 
 import rclpy.logging
 
@@ -34,14 +35,14 @@ class LogOutput:
         os.set_blocking(pipe, False)
         os.dup2(pipe, _STDOUT)
         os.close(pipe)
-        before = dict(os.environ)
-        os.environ["RCUTILS_LOGGING_USE_STDOUT"] = "1"
-        # Then a message is one write, which a pipe takes whole or not at all (below 4 KiB).
-        os.environ["RCUTILS_LOGGING_BUFFERED_STREAM"] = "0"
-        os.environ.setdefault("RCUTILS_COLORIZED_OUTPUT", str(int(os.isatty(self._to))))
-        rclpy.logging.initialize()
-        os.environ.clear()
-        os.environ.update(before)
+        settings = {
+            "RCUTILS_LOGGING_USE_STDOUT": "1",
+            # Then a message is one write, which a pipe takes whole or not at all (below 4 KiB).
+            "RCUTILS_LOGGING_BUFFERED_STREAM": "0",
+            "RCUTILS_COLORIZED_OUTPUT": os.environ.get("RCUTILS_COLORIZED_OUTPUT", str(int(os.isatty(self._to)))),
+        }
+        with _environment(settings):
+            rclpy.logging.initialize()
         self._thread = threading.Thread(target=self._write_on, daemon=True)
         self._thread.start()
 
@@ -55,3 +56,18 @@ class LogOutput:
             while messages := os.read(self._from, 1 << 16):
                 while messages:
                     messages = messages[os.write(self._to, messages) :]
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Variables of the environment for a while; the processes that this one starts later do not inherit them."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
