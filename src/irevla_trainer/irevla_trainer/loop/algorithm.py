@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,9 @@ def train(run: RunFolder, settings: TrainFile, display: Display) -> dict[str, An
         return loop.test(selected) if settings.evaluates else loop.finish(selected, {})
 
 
+Found = dict[str, list[Path]]
+"""Task to the successes of its stages 1, a folder each, oldest first."""
+
 _CACHE = "cache"
 """Folder of decoded demonstrations, which a finished run has no more use for."""
 
@@ -117,17 +120,19 @@ class Loop:
         current = self._stage_0()
         self._evaluate(current)
         if self.settings.fine_tunes:
-            self._evaluate(self._stage_2(1, None, current, []))
-        successes: list[Path] = []
+            self._evaluate(self._stage_2(1, None, current, {}))
+        found: Found = {}
         learnt_tasks = self.settings.tasks.rl * self.settings.rounds if self.settings.stage1.enabled else ()
         for number, text in enumerate(learnt_tasks, start=1):
             task = EvaluationTask.parse(text)
-            learnt = self._stage_1(number, task, current, successes)
-            successes.append(self.folder.path(learnt) / "successes")
+            # What an earlier stage 1 of the same task did is what this one shall do better.
+            others = {other: folders for other, folders in found.items() if other != text}
+            learnt = self._stage_1(number, task, current, others)
+            found.setdefault(text, []).append(self.folder.path(learnt) / "successes")
             self._evaluate(learnt)
             current = learnt
             if self.settings.stage2.enabled:
-                current = self._stage_2(number, task, learnt, successes)
+                current = self._stage_2(number, task, learnt, found)
                 self._evaluate(current)
 
     def selected(self) -> str:
@@ -165,7 +170,7 @@ class Loop:
         facts = RobotFacts.of(self.profile)
         return self._step("00-stage0", work)
 
-    def _stage_1(self, number: int, task: EvaluationTask, before: str, folders: Sequence[Path]) -> str:
+    def _stage_1(self, number: int, task: EvaluationTask, before: str, others: Found) -> str:
         def work(folder: Path) -> dict[str, Any]:
             policy = self._load(before)
             with (
@@ -180,7 +185,7 @@ class Loop:
                     self.settings.seed * 1000 + number,
                     folder,
                     report,
-                    rehearsed=[*self.experts, *self._d_rl(folders)],
+                    rehearsed=[*self.experts, *self._d_rl(others)],
                 )
             if not account["successes"]:
                 self.display.say(
@@ -191,10 +196,10 @@ class Loop:
 
         return self._step(f"{number:02d}-stage1-{_plain(task)}", work)
 
-    def _stage_2(self, number: int, task: EvaluationTask | None, before: str, folders: list[Path]) -> str:
+    def _stage_2(self, number: int, task: EvaluationTask | None, before: str, found: Found) -> str:
         def work(folder: Path) -> dict[str, Any]:
             policy = self._load(before)
-            successes = self._d_rl(folders)
+            successes = self._d_rl(found)
             title = f"stage 2 {task}" if task else "stage 2"
             if task and not successes:
                 self.display.say(f"{title}: no success so far to learn from; goes on with the policy as it was")
@@ -217,11 +222,14 @@ class Loop:
 
         return self._step(f"{number:02d}-stage2" + (f"-{_plain(task)}" if task else ""), work)
 
-    def _d_rl(self, folders: Sequence[Path]) -> list[EpisodeArrays]:
-        """D_RL: what was recorded, and what the stages 1 with these folders have found."""
+    def _d_rl(self, found: Found) -> list[EpisodeArrays]:
+        """D_RL: what was recorded, and the newest of what stages 1 have found of each task."""
         stage1 = self.settings.stage1
-        replays = [Replay(path, stage1.successes, stage1.imitate) for path in folders]
-        return [*self.recorded, *(episode for replay in replays for episode in replay.episodes())]
+        episodes: list[EpisodeArrays] = [*self.recorded]
+        for folders in found.values():
+            replays = [Replay(path, stage1.successes, stage1.imitate) for path in folders]
+            episodes += [episode for replay in replays for episode in replay.episodes()][-stage1.successes :]
+        return episodes
 
     def _step(self, name: str, work: Callable[[Path], dict[str, Any]]) -> str:
         self.accounts[name] = self.folder.step(name, work)

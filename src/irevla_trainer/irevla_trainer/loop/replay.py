@@ -28,6 +28,7 @@ class Success:
         instructions: What to do at each step, T texts.
         state: Raw proprioceptive states `[T, s]`.
         action: Raw actions to imitate `[T, a]`.
+        intervened: Which of them are a person's, `[T]`.
         task: TASK or TASK:VARIATION.
         seed: Of the world.
     """
@@ -36,6 +37,7 @@ class Success:
     instructions: list[str]
     state: npt.NDArray[np.float32]
     action: npt.NDArray[np.float32]
+    intervened: npt.NDArray[np.bool_]
     task: str
     seed: int
 
@@ -84,7 +86,7 @@ class Replay:
         return [self._read(folder) for folder in self._folders()[-self.capacity :]]
 
     def relabel(self, act: Callable[[Success], npt.NDArray[np.float32]]) -> None:
-        """Replace the actions of all episodes; the same again after a crash.
+        """Replace the actions of all episodes, those of a person left out; the same again after a crash.
 
         Args:
             act: An episode to raw actions `[T, a]`.
@@ -95,8 +97,10 @@ class Replay:
         for folder in self._folders():
             episode = self._read(folder)
             partial = folder / f".{_ARRAYS}"
+            # A person stepped in because the policy was wrong there, and perhaps still is.
+            action = np.where(episode.intervened[:, None], episode.action, act(episode))
             with partial.open("wb") as file:
-                np.savez(file, state=episode.state, action=act(episode))
+                np.savez(file, state=episode.state, action=action, intervened=episode.intervened)
             put_in_place(partial, folder / _ARRAYS)
 
     def _folders(self) -> list[Path]:
@@ -108,7 +112,7 @@ class Replay:
         for camera, images in trajectory.images.items():
             shapes[camera] = FrameFile.write(folder / f"{camera}.frames", images).shape
         action = trajectory.executed if self.imitate == "executed" else trajectory.intended
-        np.savez(folder / _ARRAYS, state=trajectory.state, action=action)
+        np.savez(folder / _ARRAYS, state=trajectory.state, action=action, intervened=trajectory.intervened)
         request = trajectory.request
         values: dict[str, Any] = {
             "task": request.task + (f":{request.variation}" if request.variation else ""),
@@ -121,13 +125,14 @@ class Replay:
     def _read(self, folder: Path) -> Success:
         values = json.loads((folder / "episode.json").read_text())
         with np.load(folder / _ARRAYS, allow_pickle=False) as arrays:
-            state, action = arrays["state"], arrays["action"]
+            state, action, intervened = (arrays[name] for name in ("state", "action", "intervened"))
         frames = {name: FrameFile(folder / f"{name}.frames", tuple(shape)) for name, shape in values["images"].items()}
         return Success(
             images=cast("dict[str, npt.NDArray[np.uint8]]", frames),
             instructions=[values["instruction"]] * len(action),
             state=state,
             action=action,
+            intervened=intervened,
             task=values["task"],
             seed=int(values["seed"]),
         )

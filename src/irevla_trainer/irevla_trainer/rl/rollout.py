@@ -33,6 +33,7 @@ class Trajectory:
         executed: Raw actions that were executed, exploration noise included, `[T, a]`.
         intended: Raw actions that the policy would have taken without noise, `[T, a]`; of a person who intervened
             those that were carried out.
+        intervened: Where a person did, `[T]`.
     """
 
     request: EpisodeRequest
@@ -41,6 +42,7 @@ class Trajectory:
     state: Float
     executed: Float
     intended: Float
+    intervened: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -265,8 +267,9 @@ class _Actor:
 
     def _trajectory(self, request: EpisodeRequest, episode: _Episode) -> Trajectory:
         intended = executed(self.policy, np.stack(episode.mean))
-        for step in episode.intervened:
-            intended[step] = episode.executed[step]
+        intervened = np.zeros(len(intended), dtype=bool)
+        intervened[episode.intervened] = True
+        intended[intervened] = np.stack(episode.executed)[intervened]
         return Trajectory(
             request=request,
             images={camera: np.stack(images) for camera, images in episode.images.items()},
@@ -274,4 +277,5 @@ class _Actor:
             state=np.stack(episode.state),
             executed=np.stack(episode.executed),
             intended=intended,
+            intervened=intervened,
         )

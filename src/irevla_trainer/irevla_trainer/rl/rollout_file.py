@@ -21,6 +21,7 @@ from irevla_trainer.rl.worlds import EpisodeRequest
 
 _TENSORS = "rollout.safetensors"
 _ARRAYS = ("index", "next_index", "action", "mean", "reward", "terminated", "ended", "success", "intervened")
+_OF_TRAJECTORY = ("state", "executed", "intended", "intervened")
 
 
 def write_rollout(folder: Path, rollout: Rollout) -> None:
@@ -75,7 +76,7 @@ def read_rollout(folders: Sequence[Path], store: LatentStore) -> Rollout:
 
 def _write_trajectory(path: Path, requests: Sequence[EpisodeRequest], trajectory: Trajectory) -> None:
     arrays: dict[str, Any] = {f"images/{camera}": frames for camera, frames in trajectory.images.items()}
-    arrays |= {name: getattr(trajectory, name) for name in ("state", "executed", "intended")}
+    arrays |= {name: getattr(trajectory, name) for name in _OF_TRAJECTORY}
     with path.open("wb") as file:
         np.savez(
             file,
@@ -91,5 +92,5 @@ def _read_trajectory(path: Path, requests: Sequence[EpisodeRequest]) -> Trajecto
             request=requests[int(arrays["request"])],
             images={name.removeprefix("images/"): arrays[name] for name in arrays.files if name.startswith("images/")},
             instructions=[str(text) for text in arrays["instructions"]],
-            **{name: arrays[name] for name in ("state", "executed", "intended")},
+            **{name: arrays[name] for name in _OF_TRAJECTORY},
         )

@@ -24,12 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from irevla_policy.model.policy import Latent, VLAPolicy
+from irevla_trainer.learn.limits import ActionLimits
 from irevla_trainer.rl.algorithm import DivergedError
 from irevla_trainer.rl.critics import CriticEnsemble
 from irevla_trainer.rl.latents import LatentStore, concatenated, new_store
 from irevla_trainer.rl.rollout import Rollout
 from irevla_trainer.rl.settings import LatentSettings, SacfdSettings
-from irevla_trainer.rl.soft_actor_critic import actor_loss, clipped, critics_loss, soft_target, temperature_loss
+from irevla_trainer.rl.soft_actor_critic import actor_loss, critics_loss, soft_target, temperature_loss
 from irevla_trainer.rl.transitions import Transitions
 
 
@@ -98,8 +99,7 @@ class Sacfd:
         self.demonstrations = Transitions(capacity, action_dim, folder and folder / "demonstrations", device, dtype)
         self.online = Transitions(capacity, action_dim, folder and folder / "online", device, dtype)
         self.counts = {"episodes": 0, "demonstrations": 0, "updates": 0}
-        bounds = [policy.normaliser.normalise_action(np.full(action_dim, end)) for end in (-1.0, 1.0)]
-        self.low, self.high = (torch.from_numpy(bound).to(device) for bound in bounds)
+        self.limits = ActionLimits.of(policy)
 
     @property
     def episodes(self) -> int:
@@ -205,8 +205,7 @@ class Sacfd:
 
         All else is online experience.
         """
-        action = torch.from_numpy(rollout.action)
-        executed = clipped(action, self.low.cpu(), self.high.cpu()).numpy()
+        executed = self.limits.clip(torch.from_numpy(rollout.action).to(self.policy.device)).cpu().numpy()
         success, helped = np.array(rollout.success), np.array(rollout.intervened)
         wanted = self.settings.demonstrations - self.counts["demonstrations"] if self.filling else 0
         chosen = np.flatnonzero(success)[: max(wanted, 0)]
@@ -279,7 +278,7 @@ class Sacfd:
         demonstration = batch.action[: batch.demonstrated]
         if len(demonstration):
             # A mean beyond the bounds executes the same action as one at the bounds.
-            near = clipped(mean[: len(demonstration)], self.low, self.high)
+            near = self.limits.clip(mean[: len(demonstration)])
             imitation = (near - demonstration).square().mean()
             figures["imitation"] = float(imitation.detach())
             loss = loss + settings.imitation_weight * imitation
@@ -294,7 +293,7 @@ class Sacfd:
         return figures
 
     def _tune_temperature(self, log_prob: Tensor) -> None:
-        entropy = len(self.low) * (math.log(self.settings.target_noise) + 0.5 * math.log(2 * math.pi * math.e))
+        entropy = self.limits.low.numel() * (math.log(self.settings.target_noise) + 0.5 * math.log(2 * math.pi * math.e))
         loss = temperature_loss(self.log_temperature, log_prob, entropy)
         self.optimizers["temperature"].zero_grad()
         loss.backward()
@@ -306,7 +305,7 @@ class Sacfd:
         # What is not finite shows in the losses, which say where.
         normal = torch.distributions.Normal(mean, self.log_std.exp(), validate_args=False)
         sampled = mean + self.log_std.exp() * torch.randn(mean.shape, generator=noise).to(mean.device)
-        return clipped(sampled, self.low, self.high), normal.log_prob(sampled).sum(-1), mean
+        return self.limits.clip(sampled), normal.log_prob(sampled).sum(-1), mean
 
 
 def _check(value: Tensor, name: str, update: int) -> None:

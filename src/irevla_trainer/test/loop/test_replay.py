@@ -13,7 +13,7 @@ from irevla_trainer.rl.rollout import Trajectory
 from irevla_trainer.rl.worlds import EpisodeRequest
 
 
-def trajectory(seed: int, length: int = 3, variation: str = "blue") -> Trajectory:
+def trajectory(seed: int, length: int = 3, variation: str = "blue", helped: tuple[int, ...] = ()) -> Trajectory:
     random = np.random.default_rng(seed)
     return Trajectory(
         request=EpisodeRequest("drawer-open", variation, seed),
@@ -22,6 +22,7 @@ def trajectory(seed: int, length: int = 3, variation: str = "blue") -> Trajector
         state=random.normal(size=(length, 4)).astype(np.float32),
         executed=random.normal(size=(length, 4)).astype(np.float32),
         intended=random.normal(size=(length, 4)).astype(np.float32),
+        intervened=np.isin(np.arange(length), helped),
     )
 
 
@@ -59,6 +60,16 @@ def test_new_actions_take_the_place_of_all_old_ones(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         replay.relabel(lambda episode: 5.0 * episode.state)
     assert all(np.array_equal(episode.action, -episode.state) for episode in replay.episodes())
+
+
+def test_what_a_person_did_stays(tmp_path):
+    replay, helped = Replay(tmp_path, 10, "final"), trajectory(1, 5, helped=(1, 2))
+    replay.add(0, [helped])
+    for _ in range(2):
+        replay.relabel(lambda episode: -episode.state)
+    (episode,) = replay.episodes()
+    assert np.array_equal(episode.action[1:3], helped.intended[1:3])
+    assert np.array_equal(episode.action[[0, 3, 4]], -helped.state[[0, 3, 4]])
 
 
 def test_the_oldest_make_room(tmp_path):

@@ -186,6 +186,7 @@ def test_what_somebody_did_instead_is_what_is_learnt_from(policy):
     assert (part.action[untouched] == alone.action[untouched]).all() and (part.mean == alone.mean).all()
     (kept,) = part.trajectories
     assert (kept.executed[1] == done[0]).all() and (kept.intended[1] == done[0]).all()
+    assert kept.intervened.tolist() == [False, True, *[False] * (len(kept.state) - 2)]
     assert (kept.intended[0] == alone.trajectories[0].intended[0]).all()
 
 

@@ -36,7 +36,7 @@ def episode(seed: int, length: int, success: bool, tokens: int = 5) -> Rollout:
     action, mean = RANDOM.standard_normal((2, length, 4), dtype=np.float32)
     images = {"scene": RANDOM.integers(0, 256, (length, 6, 6, 3), dtype=np.uint8)}
     state = RANDOM.standard_normal((length, 3), dtype=np.float32)
-    trajectory = Trajectory(request, images, ["pick it ü"] * length, state, action, mean)
+    trajectory = Trajectory(request, images, ["pick it ü"] * length, state, action, mean, index == 1)
     return Rollout(
         observations=store,
         index=index,
@@ -76,7 +76,8 @@ def test_episodes_come_back_as_one_rollout(tmp_path: Path) -> None:
     had = episodes[2].trajectories[0]
     assert trajectory.request == had.request and trajectory.instructions == had.instructions
     assert (trajectory.images["scene"] == had.images["scene"]).all()
-    assert (trajectory.executed == had.executed).all() and (trajectory.intended == had.intended).all()
+    for name in ("executed", "intended", "intervened"):
+        assert (getattr(trajectory, name) == getattr(had, name)).all(), name
 
 
 def test_a_rollout_that_was_not_finished_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
