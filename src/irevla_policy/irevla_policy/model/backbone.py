@@ -40,6 +40,7 @@ class VisionLanguageBackbone(nn.Module):
         super().__init__()
         self.source = source
         self.tuning = resolve_tuning(settings, source)
+        self.vision_tokens = settings.vision_tokens
         self.vlm: Any = pretrained.load_model(source, config, getattr(torch, settings.dtype), weights=weights)
         if self.vlm.get_output_embeddings() is None:
             raise BackboneError(f"backbone {source.name!r}: {type(self.vlm).__name__} has no language-model head")
@@ -85,12 +86,33 @@ class VisionLanguageBackbone(nn.Module):
             inputs: What the processor made: token ids `[B, m]`, attention mask, pixels and what else the family needs.
 
         Returns:
-            Last hidden states `[B, m, d]`, float32, and a mask `[B, m]`, True where there is a token.
+            Last hidden states `[B, m, d]`, float32, and a mask `[B, m]`, True where there is a token. With
+            `vision_tokens` what the language model was given follows, of BLIP-2 what its query tokens looked at.
+
+        Raises:
+            BackboneError: `vision_tokens` are wanted, and those of the model do not fit.
         """
         dtype = next(p.dtype for name, p in self.vlm.named_parameters() if "lora_" not in name)
         cast = {key: value.to(dtype) if value.is_floating_point() else value for key, value in inputs.items()}
-        output = self.vlm(**cast, use_cache=False)
-        return output.logits.float(), inputs["attention_mask"].bool()
+        output = self.vlm(**cast, use_cache=False, output_hidden_states=self.vision_tokens)
+        hidden, mask = output.logits.float(), inputs["attention_mask"].bool()
+        if not self.vision_tokens:
+            return hidden, mask
+        encoded = getattr(output, "vision_outputs", None)
+        if encoded is None:
+            return torch.cat([hidden, output.hidden_states[0].float()], dim=1), torch.cat([mask, mask], dim=1)
+        seen = self._widened(encoded.last_hidden_state, len(mask))
+        return torch.cat([hidden, seen], dim=1), torch.cat([mask, mask.new_ones(seen.shape[:2])], dim=1)
+
+    def _widened(self, tokens: Tensor, batch: int) -> Tensor:
+        """Tokens of all images to those of each sample, `[B, k, d]`, float32; zeros fill them up to the width."""
+        width = tokens.shape[-1]
+        if width > self.width:
+            raise BackboneError(
+                f"vision_tokens: backbone {self.source.name!r}: its vision encoder is {width} wide, expected at most "
+                f"the {self.width} of its language model"
+            )
+        return nn.functional.pad(tokens.reshape(batch, -1, width).float(), (0, self.width - width))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> VisionLanguageBackbone:
         """A copy that shares what no checkpoint changes."""

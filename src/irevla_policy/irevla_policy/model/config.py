@@ -37,6 +37,12 @@ class ModelSettings:
     image_splitting: bool = setting(
         False, "Whether Idefics3 and SmolVLM cut an image into tiles: finer, at up to 17 times the tokens"
     )
+    vision_tokens: bool = setting(
+        False,
+        "Whether the heads also see the images' tokens as the language model is given them, of BLIP-2 the patches that "
+        "its query tokens look at: a frozen language model knows the places of its demonstrations, these know all, at "
+        "several times the tokens",
+    )
     chunk: int = setting(1, "Actions predicted at once", at_least=1, at_most=256)
     learner_slots: int = setting(8, "Attention maps of the token learner; divides the backbone's width", at_least=1)
     head_width: int = setting(256, "Width of the hidden layers of a head", at_least=1, at_most=8192)

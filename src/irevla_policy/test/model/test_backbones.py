@@ -81,6 +81,28 @@ def test_images_and_instruction_reach_the_latent(family, backbones, robot, obser
     assert one.shape != other_text.shape or not torch.allclose(one, other_text, atol=1e-5)
 
 
+@pytest.mark.parametrize("cameras", [("front",), ("front", "wrist")])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_of_the_vision_encoder(family, cameras, backbones, robot, observe):
+    robot = dataclasses.replace(robot, cameras=cameras)
+    settings = dataclasses.replace(lora_settings(backbones(family)), vision_tokens=True)
+    policies = [VLAPolicy.create(one, robot, seed=3) for one in (settings, lora_settings(backbones(family)))]
+    observations = [
+        observe(seed, text, cameras=cameras) for seed, text in ((1, "open the drawer"), (1, "close"), (2, "close"))
+    ]
+    with torch.no_grad():
+        both, last = (policy.latent(policy.prepare(observations, np.zeros((3, 4)))) for policy in policies)
+    count = last.hidden.shape[1]
+    torch.testing.assert_close(both.hidden[:, :count], last.hidden)
+    assert torch.equal(both.mask[:, :count], last.mask)
+    # Untrained, some encoders say little; the heads normalise every token.
+    seen = torch.nn.functional.layer_norm(both.hidden[:, count:], both.hidden.shape[-1:], eps=1e-12)
+    one, other_text, other_image = (tokens[mask] for tokens, mask in zip(seen, both.mask[:, count:], strict=True))
+    alike = [bool((one - token).square().sum(-1).min() < 1e-4) for token in other_text]
+    assert sum(alike) >= 4 * len(cameras), "the tokens of an image do not depend on the instruction"
+    assert sum(bool((one - token).square().sum(-1).min() > 1e-4) for token in other_image) >= 4 * len(cameras)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_decides_as_its_single_members_do(family, backbones, robot, observe):
     policy = VLAPolicy.create(lora_settings(backbones(family)), robot)

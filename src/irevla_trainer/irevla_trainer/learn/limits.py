@@ -72,7 +72,7 @@ class ActionLimits:
     def kl(self, mean: Tensor, other: Tensor, std: float) -> Tensor:
         """Divergence of N(other, std^2 I) from N(mean, std^2 I), both clipped; `[B, a]` to `[B]`.
 
-        KL = P log(P/P') below and above the limits, and between them (m - m') (2 E[x; inside] - (m + m') P) / (2 std^2).
+        P log(P / P') below and above the limits; between them E[(m - m') (2 x - m - m')] / (2 std^2).
         """
         low, high = (self.low - mean) / std, (self.high - mean) / std
         shift = (mean - other) / std

@@ -48,17 +48,8 @@ class Stage1Settings:
     )
     decisions: int = setting(40_000, "Most decisions per task", at_least=1)
     iterations: int = setting(0, "Most rollouts per task; 0 for as many as the decisions allow", at_least=0)
-    retry: float = setting(
-        0.0,
-        "Share of the episodes of a rollout that start where an earlier one failed and none has succeeded since, the "
-        "more often it did the likelier; in the learner's own worlds, as a robot does not start the same way twice",
-        at_least=0.0,
-        at_most=0.9,
-    )
     converged: float = setting(
-        0.95,
-        "Success rate of a rollout from new starts, exploration noise included, that counts as converged",
-        above=0.0,
+        0.95, "Success rate of a rollout, exploration noise included, that counts as converged", above=0.0
     )
     patience: int = setting(2, "Rollouts in a row that must have converged", at_least=1)
     validate_every: int = setting(5, "Iterations between validations; the best head is kept", at_least=1)

@@ -86,8 +86,6 @@ class _Progress:
     validated: int = -1
     finished: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
-    # Training seeds whose last episode failed, and how many in a row did; lately failed ones last.
-    failed: list[list[int]] = field(default_factory=list)
 
 
 def make_algorithm(
@@ -168,9 +166,6 @@ def take_last(policy: VLAPolicy, folder: Path) -> None:
 _LONGEST = 1024
 """Observations that an episode has at most."""
 
-_MOST_FAILED = 1000
-"""Starts to remember at most."""
-
 _WEIGHT, _BEST, _ALGORITHM = "weight", "best", "algorithm"
 """Parts of the state."""
 
@@ -239,11 +234,11 @@ class _Stage1:
         rollout = self._collect(self.worlds, plan) if self.worlds is not None else self._await(plan)
         self.replay.add(progress.iteration, rollout.trajectories)
         figures = self._learn(rollout, plan.learning_seed)
-        success = self._count(rollout)
+        self._count(rollout)
         figures |= {
             "iteration": float(progress.iteration),
             "decisions": float(progress.decisions),
-            "rollout_success": success,
+            "rollout_success": rollout.success_rate,
         }
         progress.history.append(figures)
         if self.worlds is not None and (progress.finished or progress.iteration % self.settings.validate_every == 0):
@@ -297,28 +292,15 @@ class _Stage1:
         last = RANGES["validation"] - RANGES["train"]
         offsets = draw.integers(_FIRST_SEED, last, self.algorithm.episodes)
         seeds = [episode_seeds("train", 1, int(offset))[0] for offset in offsets]
-        again = min(round(len(seeds) * self.settings.retry), len(self.progress.failed))
-        if again and self.worlds is not None:
-            failed, times = np.array(self.progress.failed).T
-            seeds[:again] = draw.choice(failed, again, replace=False, p=times / times.sum()).tolist()
         return [EpisodeRequest(self.task.task, self.task.variation, seed) for seed in seeds]
 
-    def _count(self, rollout: Rollout) -> float:
-        """Note a rollout; returns the success from starts that were new."""
+    def _count(self, rollout: Rollout) -> None:
         progress = self.progress
-        failed: dict[int, int] = {seed: times for seed, times in progress.failed}  # noqa: C416
-        outcomes = list(zip((request.seed for request in rollout.requests), rollout.success, strict=True))
-        success = float(np.mean([succeeded for seed, succeeded in outcomes if seed not in failed]))
-        for seed, succeeded in outcomes:
-            times = failed.pop(seed, 0)
-            if not succeeded:
-                failed[seed] = times + 1
-        progress.failed = [list(item) for item in failed.items()][-_MOST_FAILED:]
         progress.iteration += 1
         progress.decisions += len(rollout)
         progress.episodes += len(rollout.success)
         progress.successes += sum(rollout.success)
-        good = success >= self.settings.converged
+        good = rollout.success_rate >= self.settings.converged
         progress.converged = progress.converged + 1 if good else 0
         if progress.converged >= self.settings.patience:
             progress.finished = "converged"
@@ -326,7 +308,6 @@ class _Stage1:
             progress.finished = "decisions spent"
         elif progress.iteration == self.settings.iterations:
             progress.finished = "iterations done"
-        return success
 
     def _validate(self, worlds: RunsEpisodes) -> float:
         """Success without noise on validation seeds."""

@@ -293,7 +293,9 @@ class Sacfd:
         return figures
 
     def _tune_temperature(self, log_prob: Tensor) -> None:
-        entropy = self.limits.low.numel() * (math.log(self.settings.target_noise) + 0.5 * math.log(2 * math.pi * math.e))
+        entropy = self.limits.low.numel() * (
+            math.log(self.settings.target_noise) + 0.5 * math.log(2 * math.pi * math.e)
+        )
         loss = temperature_loss(self.log_temperature, log_prob, entropy)
         self.optimizers["temperature"].zero_grad()
         loss.backward()

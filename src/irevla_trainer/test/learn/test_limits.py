@@ -52,13 +52,13 @@ def test_far_beyond_a_limit_nothing_depends_on_the_mean():
     mean = torch.tensor([[5.0], [-40.0]], requires_grad=True)
     limits.log_prob(torch.tensor([[4.0], [-41.0]]), mean, 0.3).sum().backward()
     assert mean.grad is not None
-    assert mean.grad[:, 0].tolist() == [0.0, 0.0]
-    assert limits.kl(torch.tensor([[5.0], [-40.0]]), torch.tensor([[7.0], [-8.0]]), 0.3).tolist() == [0.0, 0.0]
+    assert mean.grad.abs().max() < 1e-30
+    assert limits.kl(torch.tensor([[5.0], [-40.0]]), torch.tensor([[7.0], [-8.0]]), 0.3).abs().max() < 1e-30
 
 
 def test_the_gradient_is_right_and_quieter_than_without_limits():
     """Of the expected reward of what is carried out, near a limit."""
-    mean, count = 0.9, 200_000
+    mean, count = 1.3, 200_000
     sampled = mean + STD * np.random.default_rng(0).standard_normal(count)
     reward = torch.from_numpy((sampled.clip(LOW, HIGH) - 0.5) ** 2)
     exact = (_expected(mean + 1e-4) - _expected(mean - 1e-4)) / 2e-4
@@ -72,7 +72,7 @@ def test_the_gradient_is_right_and_quieter_than_without_limits():
     aware, unaware = gradients(LIMITS), gradients(ActionLimits(-1e9 * torch.ones(1), 1e9 * torch.ones(1)))
     for gradient in (aware, unaware):
         assert float(gradient.mean()) == pytest.approx(exact, abs=4 * float(gradient.std()) / count**0.5)
-    assert float(aware.std()) < 0.8 * float(unaware.std())
+    assert float(aware.std()) < 0.5 * float(unaware.std())
 
 
 def _expected(mean: float) -> float:

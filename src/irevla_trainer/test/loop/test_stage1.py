@@ -128,35 +128,6 @@ def test_without_a_success_it_ends_with_its_decisions(policy, tmp_path):
     assert not Replay(tmp_path / "run" / "successes", 5, "intended").episodes()
 
 
-def test_starts_that_failed_come_again_until_they_succeed(policy, tmp_path):
-    rollouts = []
-
-    class SomeStartsFail(StandInWorlds):
-        """Every third start fails, but the second time only every sixth."""
-
-        @staticmethod
-        def success(request, actions):
-            tried = sum(request.seed in rollout for rollout in rollouts[:-1])
-            return bool(request.seed % (3 if not tried else 6))
-
-        def episodes(self, requests, decide):
-            if len(requests) == PPO.episodes:  # else a validation
-                rollouts.append([request.seed for request in requests])
-            yield from super().episodes(requests, decide)
-
-    told = []
-    settings = replace(QUICK, decisions=10 * 8 * STEPS, retry=0.5)
-    run(policy, tmp_path / "run", settings, SomeStartsFail, lambda figures: told.append(figures["rollout_success"]))
-    assert len(rollouts) == 10 and len(set(rollouts[0])) == 8
-    failed: set[int] = set()
-    for seeds, success in zip(rollouts, told, strict=True):
-        new = [seed for seed in seeds if seed not in failed]
-        assert len(seeds) - len(new) == min(4, len(failed))
-        assert success == np.mean([seed % 3 != 0 for seed in new])
-        failed = {seed for seed in failed if seed not in seeds or seed % 6 == 0} | {s for s in new if s % 3 == 0}
-    assert failed, "some start fails however often it is tried"
-
-
 def test_successes_are_stored_with_what_they_were(policy, tmp_path):
     run(policy, tmp_path / "run", replace(QUICK, successes=200), AllSucceed)
     episodes = Replay(tmp_path / "run" / "successes", 200, "intended").episodes()
@@ -194,7 +165,6 @@ class Stopped(BaseException):
         pytest.param(QUICK, 3, id="ppo-3", marks=pytest.mark.slow),
         pytest.param(replace(QUICK, trains="model"), 2, id="model-2", marks=pytest.mark.slow),
         pytest.param(SACFD, 2, id="sacfd-2"),
-        pytest.param(replace(QUICK, retry=0.5), 2, id="retry-2"),
     ],
 )
 def test_it_ends_the_same_wherever_it_was_stopped(policy, tmp_path, settings, iteration):
