@@ -40,7 +40,6 @@ class VisionLanguageBackbone(nn.Module):
         super().__init__()
         self.source = source
         self.tuning = resolve_tuning(settings, source)
-        self.vision_tokens = settings.vision_tokens
         self.vlm: Any = pretrained.load_model(source, config, getattr(torch, settings.dtype), weights=weights)
         if self.vlm.get_output_embeddings() is None:
             raise BackboneError(f"backbone {source.name!r}: {type(self.vlm).__name__} has no language-model head")
@@ -52,6 +51,14 @@ class VisionLanguageBackbone(nn.Module):
                 f"backbone {source.name!r}: its language model is an encoder-decoder; expected a decoder-only one"
             )
         self.width = int(config.get_text_config().hidden_size)
+        self.vision_tokens = settings.vision_tokens
+        self._image_token = getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
+        self._patches = config.model_type == "blip-2"
+        if self.vision_tokens and self._patches and config.vision_config.hidden_size > self.width:
+            raise BackboneError(
+                f"vision_tokens: backbone {source.name!r}: its vision encoder is {config.vision_config.hidden_size} "
+                f"wide, expected at most the {self.width} of its language model"
+            )
         self.lora = self._add_lora(settings) if self.tuning == "lora" else None
 
     def _add_lora(self, settings: ModelSettings) -> Any:
@@ -87,32 +94,25 @@ class VisionLanguageBackbone(nn.Module):
 
         Returns:
             Last hidden states `[B, m, d]`, float32, and a mask `[B, m]`, True where there is a token. With
-            `vision_tokens` what the language model was given follows, of BLIP-2 what its query tokens looked at.
-
-        Raises:
-            BackboneError: `vision_tokens` are wanted, and those of the model do not fit.
+            `vision_tokens` the images' tokens before the language model follow, of BLIP-2 its patches.
         """
         dtype = next(p.dtype for name, p in self.vlm.named_parameters() if "lora_" not in name)
         cast = {key: value.to(dtype) if value.is_floating_point() else value for key, value in inputs.items()}
-        output = self.vlm(**cast, use_cache=False, output_hidden_states=self.vision_tokens)
+        first = self.vision_tokens and not self._patches
+        output = self.vlm(**cast, use_cache=False, output_hidden_states=first)
         hidden, mask = output.logits.float(), inputs["attention_mask"].bool()
         if not self.vision_tokens:
             return hidden, mask
-        encoded = getattr(output, "vision_outputs", None)
-        if encoded is None:
-            return torch.cat([hidden, output.hidden_states[0].float()], dim=1), torch.cat([mask, mask], dim=1)
-        seen = self._widened(encoded.last_hidden_state, len(mask))
-        return torch.cat([hidden, seen], dim=1), torch.cat([mask, mask.new_ones(seen.shape[:2])], dim=1)
-
-    def _widened(self, tokens: Tensor, batch: int) -> Tensor:
-        """Tokens of all images to those of each sample, `[B, k, d]`, float32; zeros fill them up to the width."""
-        width = tokens.shape[-1]
-        if width > self.width:
-            raise BackboneError(
-                f"vision_tokens: backbone {self.source.name!r}: its vision encoder is {width} wide, expected at most "
-                f"the {self.width} of its language model"
-            )
-        return nn.functional.pad(tokens.reshape(batch, -1, width).float(), (0, self.width - width))
+        if first:
+            seen = output.hidden_states[0].float()
+            seen_mask = inputs["input_ids"] == self._image_token
+        else:
+            patches = output.vision_outputs.last_hidden_state.float()
+            # Those of all cameras, as wide as what they stand beside.
+            seen = patches.reshape(len(mask), -1, patches.shape[-1])
+            seen = nn.functional.pad(seen, (0, self.width - seen.shape[-1]))
+            seen_mask = mask.new_ones(seen.shape[:2])
+        return torch.cat([hidden, seen], dim=1), torch.cat([mask, seen_mask], dim=1)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> VisionLanguageBackbone:
         """A copy that shares what no checkpoint changes."""

@@ -39,9 +39,8 @@ class ModelSettings:
     )
     vision_tokens: bool = setting(
         False,
-        "Whether the heads also see the images' tokens as the language model is given them, of BLIP-2 the patches that "
-        "its query tokens look at: a frozen language model knows the places of its demonstrations, these know all, at "
-        "several times the tokens",
+        "Whether the heads also see the images' tokens as the language model is given them, of BLIP-2 its patches: they "
+        "tell places apart that a frozen language model does not, at several times the tokens",
     )
     chunk: int = setting(1, "Actions predicted at once", at_least=1, at_most=256)
     learner_slots: int = setting(8, "Attention maps of the token learner; divides the backbone's width", at_least=1)

@@ -20,9 +20,8 @@ from irevla_policy.model.policy import VLAPolicy
 from irevla_trainer.bench.rl_domain import Domain
 from irevla_trainer.bench.rl_samples import demonstrations
 from irevla_trainer.learn.decisions import Decisions, prepare
-from irevla_trainer.learn.limits import ActionLimits
 from irevla_trainer.learn.settings import SftSettings
-from irevla_trainer.learn.sft import imitation_loss, train
+from irevla_trainer.learn.sft import masked_mse, train
 
 _BATCHES = 20
 
@@ -81,7 +80,6 @@ def _ours(policy: VLAPolicy, decisions: Decisions, steps: int, settings: SftSett
 def _plain(policy: VLAPolicy, decisions: Decisions, steps: int, settings: SftSettings) -> float:
     order = np.random.default_rng(0).permutation(len(decisions)).reshape(_BATCHES, -1)
     batches = [prepare(decisions.batch(indices), policy.processor) for indices in order]
-    limits = ActionLimits.of(policy)
     policy.unfreeze_backbone()
     policy.train()
     weights = [parameter for parameter in policy.parameters() if parameter.requires_grad]
@@ -90,7 +88,7 @@ def _plain(policy: VLAPolicy, decisions: Decisions, steps: int, settings: SftSet
     )
     start = time.perf_counter()
     for batch in itertools.islice(itertools.cycle(batches), steps):
-        loss = imitation_loss(policy, limits, batch)
+        loss = masked_mse(policy(batch.inputs).float(), batch.target, batch.mask)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, settings.gradient_clip)

@@ -1,7 +1,7 @@
 """Supervised fine-tuning: mean squared error on normalised actions (stages 0 and 2 of iRe-VLA).
 
     for each batch of (observation, action) from the demonstrations:
-        loss = mean over real steps of (clip(policy(observation)) - normalised action)^2
+        loss = mean over real steps of (policy(observation) - normalised action)^2
         one step of AdamW, learning rate warmed up and then lowered along a cosine
 
 Every random draw follows from the seed and the step alone, so a resumed run ends where an uninterrupted one would.
@@ -27,7 +27,6 @@ from irevla_policy.errors import RunError, UserError
 from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.settings import to_dict
 from irevla_trainer.learn.decisions import Batch, Decisions, TrainingBatch, prepare, random_colour, random_shift
-from irevla_trainer.learn.limits import ActionLimits
 from irevla_trainer.learn.prefetch import prefetch
 from irevla_trainer.learn.settings import SftSettings
 from irevla_trainer.learn.stopping import held_signals
@@ -105,7 +104,6 @@ class _Run:
         if not len(training):
             raise ResumeError("no decisions to learn from")
         self.policy, self.settings, self.folder, self.progress = policy, settings, folder, progress
-        self.limits = ActionLimits.of(policy)
         self.training = training
         self.validation = validation if validation is not None and len(validation) else None
         self.batch_size = min(settings.batch_size, training.epoch_length)
@@ -190,7 +188,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         with self._precision():
-            loss = imitation_loss(self.policy, self.limits, batch)
+            loss = masked_mse(self.policy(batch.inputs).float(), batch.target, batch.mask)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(list(self.weights.values()), self.settings.gradient_clip)
@@ -327,17 +325,6 @@ class _Run:
             partial.replace(path)
 
 
-def imitation_loss(policy: VLAPolicy, limits: ActionLimits, batch: TrainingBatch) -> Tensor:
-    """Mean squared error of what a policy would have carried out, on normalised actions.
-
-    Args:
-        policy: The policy.
-        limits: Of its actions.
-        batch: What it sees, and what was done.
-    """
-    return masked_mse(limits.clip(policy(batch.inputs).float()), batch.target, batch.mask)
-
-
 def masked_mse(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Mean squared error over the steps that exist.
 
@@ -353,13 +340,12 @@ def masked_mse(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def evaluate_loss(policy: VLAPolicy, decisions: Decisions, batch_size: int = 64) -> float:
-    """`imitation_loss` over all decisions."""
+    """Mean squared error on normalised actions over all decisions."""
     policy.eval()
-    limits = ActionLimits.of(policy)
     total, count = 0.0, 0
     for first in range(0, len(decisions), batch_size):
         batch = prepare(decisions.batch(np.arange(first, min(first + batch_size, len(decisions)))), policy.processor)
         steps = int(batch.mask.sum())
-        total += float(imitation_loss(policy, limits, batch)) * steps
+        total += float(masked_mse(policy(batch.inputs).float(), batch.target, batch.mask)) * steps
         count += steps
     return total / max(count, 1)

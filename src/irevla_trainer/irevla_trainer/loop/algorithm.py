@@ -125,7 +125,7 @@ class Loop:
         learnt_tasks = self.settings.tasks.rl * self.settings.rounds if self.settings.stage1.enabled else ()
         for number, text in enumerate(learnt_tasks, start=1):
             task = EvaluationTask.parse(text)
-            # What an earlier stage 1 of the same task did is what this one shall do better.
+            # Of the same task an earlier stage 1 has only done what this one shall do better.
             others = {other: folders for other, folders in found.items() if other != text}
             learnt = self._stage_1(number, task, current, others)
             found.setdefault(text, []).append(self.folder.path(learnt) / "successes")

@@ -8,7 +8,7 @@
         stop when KL(pi_old || pi) exceeds its limit
 
 (h_r, a_r) are rehearsed: demonstrations and earlier successes. pi is the density of each decision by itself, as for
-the coloured noise of Hollenstein et al. 2024, and of what the robot carries out (`learn/limits.py`).
+the coloured noise of Hollenstein et al. 2024.
 
 With a `LatentStore` only the heads learn (stage 1 of iRe-VLA); with an `ImageStore` the backbone learns too.
 """
@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from irevla_policy.model.policy import Latent, VLAPolicy
 from irevla_trainer.learn.decisions import Decisions
-from irevla_trainer.learn.limits import ActionLimits
 from irevla_trainer.rl.advantage import generalised_advantages
 from irevla_trainer.rl.algorithm import DivergedError
 from irevla_trainer.rl.latents import ImageStore, Indices, LatentStore, new_store
@@ -60,7 +59,6 @@ class Ppo:
         self.policy, self.settings, self.whole_model = policy, settings, whole_model
         self._latents, self._folder = latents or LatentSettings(), folder
         self.critic = policy.new_critic()
-        self.limits = ActionLimits.of(policy)
         self.iteration = 0
         self.pace = 1.0
         if whole_model:
@@ -239,7 +237,7 @@ class Ppo:
 
     def _imitation(self, rehearsal: Rehearsal, count: int, random: np.random.Generator) -> Tensor:
         latent, action = rehearsal.batch(count, random)
-        return (self.limits.clip(self.policy.action_from_latent(latent)[:, 0]) - action).square().mean()
+        return (self.policy.action_from_latent(latent)[:, 0] - action).square().mean()
 
     def _settled(self, observations: LatentStore | ImageStore) -> LatentStore:
         """What the critic alone goes on with: its backbone stays as it is, so every image passes it once."""
@@ -259,15 +257,14 @@ class Ppo:
         if critic_only:
             return value_loss, {"value_loss": float(value_loss.detach())}
         mean = self.policy.action_from_latent(latent)[:, 0]
-        limits = self.limits
-        ratio = (limits.log_prob(action, mean, std) - limits.log_prob(action, old_mean, std)).exp()
+        ratio = (gaussian_log_prob(action, mean, std) - gaussian_log_prob(action, old_mean, std)).exp()
         policy_loss = clipped_policy_loss(ratio, advantage, self.settings.clip)
-        kl = limits.kl(old_mean, mean.detach(), std).mean()
+        kl = gaussian_kl(old_mean, mean, std).mean()
         loss = policy_loss + self.settings.value_weight * value_loss
         figures = {
             "policy_loss": float(policy_loss.detach()),
             "value_loss": float(value_loss.detach()),
-            "kl": float(kl),
+            "kl": float(kl.detach()),
             "clipped": float(((ratio - 1).abs() > self.settings.clip).float().mean()),
         }
         return loss, figures
@@ -284,6 +281,17 @@ def clipped_policy_loss(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor
     if len(advantage) > 1:
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
     return -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
+
+
+def gaussian_log_prob(action: Tensor, mean: Tensor, std: float) -> Tensor:
+    """Log density of N(mean, std^2 I) at `[B, a]`, `[B]`."""
+    constant = math.log(std) + 0.5 * math.log(2 * math.pi)
+    return (-(action - mean).square() / (2 * std**2) - constant).sum(-1)
+
+
+def gaussian_kl(mean: Tensor, other: Tensor, std: float) -> Tensor:
+    """KL(N(mean, std^2 I) || N(other, std^2 I)), `[B]`."""
+    return (mean - other).square().sum(-1) / (2 * std**2)
 
 
 def explained_variance(value: np.ndarray, returns: np.ndarray) -> float:

@@ -24,13 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from irevla_policy.model.policy import Latent, VLAPolicy
-from irevla_trainer.learn.limits import ActionLimits
 from irevla_trainer.rl.algorithm import DivergedError
 from irevla_trainer.rl.critics import CriticEnsemble
 from irevla_trainer.rl.latents import LatentStore, concatenated, new_store
 from irevla_trainer.rl.rollout import Rollout
 from irevla_trainer.rl.settings import LatentSettings, SacfdSettings
-from irevla_trainer.rl.soft_actor_critic import actor_loss, critics_loss, soft_target, temperature_loss
+from irevla_trainer.rl.soft_actor_critic import actor_loss, clipped, critics_loss, soft_target, temperature_loss
 from irevla_trainer.rl.transitions import Transitions
 
 
@@ -99,7 +98,8 @@ class Sacfd:
         self.demonstrations = Transitions(capacity, action_dim, folder and folder / "demonstrations", device, dtype)
         self.online = Transitions(capacity, action_dim, folder and folder / "online", device, dtype)
         self.counts = {"episodes": 0, "demonstrations": 0, "updates": 0}
-        self.limits = ActionLimits.of(policy)
+        bounds = [policy.normaliser.normalise_action(np.full(action_dim, end)) for end in (-1.0, 1.0)]
+        self.low, self.high = (torch.from_numpy(bound).to(device) for bound in bounds)
 
     @property
     def episodes(self) -> int:
@@ -205,7 +205,8 @@ class Sacfd:
 
         All else is online experience.
         """
-        executed = self.limits.clip(torch.from_numpy(rollout.action).to(self.policy.device)).cpu().numpy()
+        action = torch.from_numpy(rollout.action)
+        executed = clipped(action, self.low.cpu(), self.high.cpu()).numpy()
         success, helped = np.array(rollout.success), np.array(rollout.intervened)
         wanted = self.settings.demonstrations - self.counts["demonstrations"] if self.filling else 0
         chosen = np.flatnonzero(success)[: max(wanted, 0)]
@@ -278,7 +279,7 @@ class Sacfd:
         demonstration = batch.action[: batch.demonstrated]
         if len(demonstration):
             # A mean beyond the bounds executes the same action as one at the bounds.
-            near = self.limits.clip(mean[: len(demonstration)])
+            near = clipped(mean[: len(demonstration)], self.low, self.high)
             imitation = (near - demonstration).square().mean()
             figures["imitation"] = float(imitation.detach())
             loss = loss + settings.imitation_weight * imitation
@@ -293,9 +294,7 @@ class Sacfd:
         return figures
 
     def _tune_temperature(self, log_prob: Tensor) -> None:
-        entropy = self.limits.low.numel() * (
-            math.log(self.settings.target_noise) + 0.5 * math.log(2 * math.pi * math.e)
-        )
+        entropy = len(self.low) * (math.log(self.settings.target_noise) + 0.5 * math.log(2 * math.pi * math.e))
         loss = temperature_loss(self.log_temperature, log_prob, entropy)
         self.optimizers["temperature"].zero_grad()
         loss.backward()
@@ -307,7 +306,7 @@ class Sacfd:
         # What is not finite shows in the losses, which say where.
         normal = torch.distributions.Normal(mean, self.log_std.exp(), validate_args=False)
         sampled = mean + self.log_std.exp() * torch.randn(mean.shape, generator=noise).to(mean.device)
-        return self.limits.clip(sampled), normal.log_prob(sampled).sum(-1), mean
+        return clipped(sampled, self.low, self.high), normal.log_prob(sampled).sum(-1), mean
 
 
 def _check(value: Tensor, name: str, update: int) -> None:

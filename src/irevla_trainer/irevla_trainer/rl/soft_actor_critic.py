@@ -1,6 +1,8 @@
-"""Losses of soft actor-critic (Haarnoja et al. 2018) with an ensemble of critics."""
+"""Losses of soft actor-critic (Haarnoja et al. 2018) with an ensemble of critics, and clipping of sampled actions."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,3 +41,25 @@ def actor_loss(q: Tensor, log_prob: Tensor, temperature: Tensor) -> Tensor:
 def temperature_loss(log_temperature: Tensor, log_prob: Tensor, entropy: float) -> Tensor:
     """Raises the temperature while the policy's entropy is below `entropy`; log_prob `[B]`, without gradient."""
     return -(log_temperature * (log_prob + entropy)).mean()
+
+
+def clipped(action: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Actions `[B, a]` as executed, between `low` and `high` `[a]`.
+
+    The gradient of an action beyond a bound passes where it leads back (Hausknecht and Stone 2016), so that the actor
+    can return from there.
+    """
+    return _Clip.apply(action, low, high)
+
+
+class _Clip(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, action: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        ctx.save_for_backward(action > high, action < low)
+        return action.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        above, below = ctx.saved_tensors
+        outwards = (above & (gradient < 0)) | (below & (gradient > 0))
+        return gradient.masked_fill(outwards, 0.0), None, None

@@ -141,6 +141,27 @@ def test_every_task_starts_where_the_last_ended_and_learns_from_all_successes(tr
     assert rehearsed == [3, 3 + kept[0]]
 
 
+def test_a_task_that_comes_again_keeps_its_newest_successes_and_does_not_rehearse_them(train, monkeypatch):
+    monkeypatch.setattr(StandInWorlds, "success", staticmethod(lambda request, actions: True))
+    rehearsed, replayed, stage_1, stage_2 = [], [], algorithm.stage_1, algorithm.stage_2
+
+    def first(policy, *arguments, **named):
+        rehearsed.append(len(named["rehearsed"]))
+        return stage_1(policy, *arguments, **named)
+
+    def second(policy, experts, successes, *arguments):
+        replayed.append([episode.seed for episode in successes])
+        return stage_2(policy, experts, successes, *arguments)
+
+    monkeypatch.setattr(algorithm, "stage_1", first)
+    monkeypatch.setattr(algorithm, "stage_2", second)
+    learning = {"decisions": 12, "validation_episodes": 1, "successes": 6, "converged": 2.0}
+    assert train(rounds=2, stage1=learning | {"ppo": {"episodes": 4, "warmup": 0, "minibatch": 8}}) == 0
+    assert rehearsed == [3, 3], "the demonstrations alone"
+    once, twice = replayed
+    assert len(once) == 4 and twice[:2] == once[-2:] and len(twice) == 6 and not set(twice[2:]) & set(once)
+
+
 @pytest.mark.parametrize(
     ("changes", "stages"),
     [

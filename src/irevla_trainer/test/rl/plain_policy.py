@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from irevla_policy.model.normalisation import Affine, Normaliser
 from irevla_policy.model.policy import Latent
 
 
@@ -23,15 +21,12 @@ class StateHead(nn.Module):
 
 
 class PlainPolicy:
-    """What `Ppo` uses of a `VLAPolicy`; its two normalised actions are carried out up to a limit."""
+    """What `Ppo` uses of a `VLAPolicy`."""
 
-    def __init__(self, actor: nn.Module, critic: nn.Module, limit: float) -> None:
+    def __init__(self, actor: nn.Module, critic: nn.Module) -> None:
         self.action_head = StateHead(actor, value=False)
         self._critic = StateHead(critic, value=True)
         self.device = torch.device("cpu")
-        self.normaliser = Normaliser(
-            Affine.identity(3), Affine(np.zeros(2), np.full(2, 1 / limit), -np.ones(2), np.ones(2))
-        )
 
     def new_critic(self) -> nn.Module:
         return self._critic

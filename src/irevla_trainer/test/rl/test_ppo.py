@@ -53,7 +53,7 @@ def test_updates_equal_stable_baselines(reference):
     parts = reference.policy.mlp_extractor
     actor = copy.deepcopy(nn.Sequential(parts.policy_net, reference.policy.action_net))
     critic = copy.deepcopy(nn.Sequential(parts.value_net, reference.policy.value_net))
-    ppo = Ppo(PlainPolicy(actor, critic, limit=9.0), SETTINGS)
+    ppo = Ppo(PlainPolicy(actor, critic), SETTINGS)
 
     random = np.random.default_rng(0)
     state = random.normal(size=(COUNT + 1, 3)).astype(np.float32)

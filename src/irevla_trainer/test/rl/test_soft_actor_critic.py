@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import Logger
 
-from irevla_trainer.rl.soft_actor_critic import actor_loss, critics_loss, soft_target, temperature_loss
+from irevla_trainer.rl.soft_actor_critic import actor_loss, clipped, critics_loss, soft_target, temperature_loss
 
 BATCH = 32
 
@@ -72,3 +72,14 @@ def test_target_of_a_success_is_its_reward():
         torch.tensor([1.0, 0.0]), torch.tensor([True, False]), next_q, torch.tensor([9.0, 1.0]), 0.5, torch.tensor(0.1)
     )
     torch.testing.assert_close(target, torch.tensor([1.0, 0.5 * (2.0 - 0.1)]))
+
+
+def test_clipped_actions_can_come_back():
+    """Descent moves against the gradient: outwards beyond a bound it stops, back inside it passes."""
+    low, high = torch.tensor([-1.0]), torch.tensor([1.0])
+    action = torch.tensor([[2.0], [2.0], [-2.0], [-2.0], [0.5]], requires_grad=True)
+    out = clipped(action, low, high)
+    assert out[:, 0].tolist() == [1.0, 1.0, -1.0, -1.0, 0.5]
+    out.backward(torch.tensor([[1.0], [-1.0], [1.0], [-1.0], [3.0]]))
+    assert action.grad is not None
+    assert action.grad[:, 0].tolist() == [1.0, 0.0, 0.0, -1.0, 3.0]
