@@ -105,7 +105,7 @@ class VisionLanguageBackbone(nn.Module):
             return hidden, mask
         if first:
             seen = output.hidden_states[0].float()
-            seen_mask = inputs["input_ids"] == self._image_token
+            seen_mask = inputs["input_ids"].eq(self._image_token)
         else:
             patches = output.vision_outputs.last_hidden_state.float()
             # Those of all cameras, as wide as what they stand beside.

@@ -39,7 +39,7 @@ class ModelSettings:
     )
     vision_tokens: bool = setting(
         False,
-        "Whether the heads also see the images' tokens as the language model is given them, of BLIP-2 its patches: they "
+        "Whether the heads also see the images' tokens as the language model gets them, of BLIP-2 its patches: these "
         "tell places apart that a frozen language model does not, at several times the tokens",
     )
     chunk: int = setting(1, "Actions predicted at once", at_least=1, at_most=256)
