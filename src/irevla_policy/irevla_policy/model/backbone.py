@@ -52,14 +52,23 @@ class VisionLanguageBackbone(nn.Module):
             )
         self.width = int(config.get_text_config().hidden_size)
         self.vision_tokens = settings.vision_tokens
-        self._image_token = getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
         self._patches = config.model_type == "blip-2"
-        if self.vision_tokens and self._patches and config.vision_config.hidden_size > self.width:
-            raise BackboneError(
-                f"vision_tokens: backbone {source.name!r}: its vision encoder is {config.vision_config.hidden_size} "
-                f"wide, expected at most the {self.width} of its language model"
-            )
+        self._image_token = int(
+            getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None) or 0
+        )
+        if self.vision_tokens:
+            self._check_vision_tokens(config)
         self.lora = self._add_lora(settings) if self.tuning == "lora" else None
+
+    def _check_vision_tokens(self, config: Any) -> None:
+        name = f"vision_tokens: backbone {self.source.name!r}"
+        if not self._patches and not self._image_token:
+            raise BackboneError(f"{name}: its configuration names no image_token_id")
+        if self._patches and config.vision_config.hidden_size > self.width:
+            raise BackboneError(
+                f"{name}: its vision encoder is {config.vision_config.hidden_size} wide, expected at most the "
+                f"{self.width} of its language model"
+            )
 
     def _add_lora(self, settings: ModelSettings) -> Any:
         from peft import LoraConfig, inject_adapter_in_model
