@@ -17,6 +17,7 @@ from irevla_trainer.data.frames import FrameFile
 from irevla_trainer.rl.rollout import Trajectory
 
 _ARRAYS = "arrays.npz"
+_ARRAY_NAMES = ("state", "action", "noise", "intervened")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Success:
         instructions: What to do at each step, T texts.
         state: Raw proprioceptive states `[T, s]`.
         action: Raw actions to imitate `[T, a]`.
-        intervened: Which of them are a person's, `[T]`.
+        noise: What exploration added to the intended actions, as far as it was executed, `[T, a]`.
+        intervened: Which of the actions are a person's, `[T]`; they have no noise.
         task: TASK or TASK:VARIATION.
         seed: Of the world.
     """
@@ -37,6 +39,7 @@ class Success:
     instructions: list[str]
     state: npt.NDArray[np.float32]
     action: npt.NDArray[np.float32]
+    noise: npt.NDArray[np.float32]
     intervened: npt.NDArray[np.bool_]
     task: str
     seed: int
@@ -85,11 +88,12 @@ class Replay:
         """The newest episodes up to the capacity, oldest first."""
         return [self._read(folder) for folder in self._folders()[-self.capacity :]]
 
-    def relabel(self, act: Callable[[Success], npt.NDArray[np.float32]]) -> None:
+    def relabel(self, act: Callable[[Success], npt.NDArray[np.float32]], noisy: bool = False) -> None:
         """Replace the actions of all episodes, those of a person left out; the same again after a crash.
 
         Args:
             act: An episode to raw actions `[T, a]`.
+            noisy: Whether the noise of the episode is added to them.
 
         Raises:
             OSError: The disk is full; every episode has its old actions or its new ones.
@@ -98,9 +102,10 @@ class Replay:
             episode = self._read(folder)
             partial = folder / f".{_ARRAYS}"
             # A person stepped in because the policy was wrong there, and perhaps still is.
-            action = np.where(episode.intervened[:, None], episode.action, act(episode))
+            wanted = act(episode) + episode.noise if noisy else act(episode)
+            action = np.where(episode.intervened[:, None], episode.action, wanted)
             with partial.open("wb") as file:
-                np.savez(file, state=episode.state, action=action, intervened=episode.intervened)
+                np.savez(file, **{name: getattr(episode, name) for name in _ARRAY_NAMES} | {"action": action})
             put_in_place(partial, folder / _ARRAYS)
 
     def _folders(self) -> list[Path]:
@@ -111,8 +116,13 @@ class Replay:
         shapes = {}
         for camera, images in trajectory.images.items():
             shapes[camera] = FrameFile.write(folder / f"{camera}.frames", images).shape
-        action = trajectory.executed if self.imitate == "executed" else trajectory.intended
-        np.savez(folder / _ARRAYS, state=trajectory.state, action=action, intervened=trajectory.intervened)
+        arrays = {
+            "state": trajectory.state,
+            "action": trajectory.executed if self.imitate == "executed" else trajectory.intended,
+            "noise": trajectory.executed - trajectory.intended,
+            "intervened": trajectory.intervened,
+        }
+        np.savez(folder / _ARRAYS, **arrays)
         request = trajectory.request
         values: dict[str, Any] = {
             "task": request.task + (f":{request.variation}" if request.variation else ""),
@@ -125,14 +135,12 @@ class Replay:
     def _read(self, folder: Path) -> Success:
         values = json.loads((folder / "episode.json").read_text())
         with np.load(folder / _ARRAYS, allow_pickle=False) as arrays:
-            state, action, intervened = (arrays[name] for name in ("state", "action", "intervened"))
+            found = {name: arrays[name] for name in _ARRAY_NAMES}
         frames = {name: FrameFile(folder / f"{name}.frames", tuple(shape)) for name, shape in values["images"].items()}
         return Success(
             images=cast("dict[str, npt.NDArray[np.uint8]]", frames),
-            instructions=[values["instruction"]] * len(action),
-            state=state,
-            action=action,
-            intervened=intervened,
+            instructions=[values["instruction"]] * len(found["action"]),
+            **found,
             task=values["task"],
             seed=int(values["seed"]),
         )

@@ -56,11 +56,11 @@ class Stage1Settings:
     validation_episodes: int = setting(20, "Episodes of such a validation", at_least=1)
     successes: int = setting(200, "Successful episodes per task that D_RL keeps: the newest", at_least=1)
     imitate: str = setting(
-        "final",
-        "Which actions stage 2 imitates on the way to a success: those that were executed, exploration noise included, "
-        "those that the policy intended then, or those of the policy that stage 1 ends with; of a person who "
-        "intervened always those that were carried out",
-        choices=("final", "intended", "executed"),
+        "explored",
+        "Which actions stage 2 imitates on the way to a success: those that were executed, exploration noise included; "
+        "those that the policy intended then; those of the policy that stage 1 ends with (final); or these and on top "
+        "the noise that was there (explored). Of a person who intervened always those that were carried out",
+        choices=("explored", "final", "intended", "executed"),
     )
     latents: LatentSettings = setting(factory=LatentSettings, doc="How latents are stored")
     ppo: PpoSettings = setting(factory=PpoSettings, doc="Settings of PPO")

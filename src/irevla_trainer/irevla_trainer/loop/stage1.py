@@ -213,8 +213,8 @@ class _Stage1:
                 self.elsewhere.learnt(self.progress.iteration - 1)
         if self.worlds is not None:
             self._take(self.best)
-        if self.settings.imitate == "final":
-            self.replay.relabel(self._act)
+        if self.settings.imitate in ("final", "explored"):
+            self.replay.relabel(self._act, noisy=self.settings.imitate == "explored")
         # Stored latents are of no use to the stages that follow, and large.
         shutil.rmtree(self.folder / "algorithm", ignore_errors=True)
         return {

@@ -140,18 +140,20 @@ def test_successes_are_stored_with_what_they_were(policy, tmp_path):
 
 def test_successes_have_the_actions_of_the_policy_that_is_handed_on(policy, tmp_path, monkeypatch):
     fast = replace(QUICK, successes=200, ppo=replace(PPO, actor_learning_rate=1e-2, kl_stop=1e9))
-    for name, imitate in (("final", "final"), ("then", "intended")):
+    for imitate in ("final", "explored", "intended", "executed"):
         learnt = copy.deepcopy(policy)
         # The head after the second iteration is the best, not the last one.
         monkeypatch.setattr(stage1, "evaluate", scripted([0.0, 0.9, 0.5, 0.5]))
-        run(learnt, tmp_path / name, replace(fast, imitate=imitate), AllSucceed)
-        for episode in Replay(tmp_path / name / "successes", 200, imitate).episodes():
+        run(learnt, tmp_path / imitate, replace(fast, imitate=imitate), AllSucceed)
+        for episode in Replay(tmp_path / imitate / "successes", 200, imitate).episodes():
             seen = [
                 SimpleNamespace(images={"corner": episode.images["corner"][step]}, instruction=text)
                 for step, text in enumerate(episode.instructions)
             ]
             acts = np.clip(learnt.act(seen, episode.state)[:, 0], -1.0, 1.0)
-            assert np.allclose(episode.action, acts, atol=1e-3) == (imitate == "final")
+            assert np.abs(episode.noise).max() > 0.1
+            wanted = {"final": acts, "explored": acts + episode.noise}.get(imitate, acts)
+            assert np.allclose(episode.action, wanted, atol=1e-3) == (imitate in ("final", "explored"))
 
 
 class Stopped(BaseException):
