@@ -62,7 +62,7 @@ def test_more_rounds_have_no_more_decisions():
     ("rounds", "message"),
     [
         ({"sft": 2}, "rounds: expected one of ire_vla"),
-        ({"ire_vla": 0}, r"rounds: ire_vla: must be in \[1, 40000\], one decision each, found 0"),
+        ({"ire_vla": 0}, r"rounds: ire_vla: must be in \[1, 20000\], one decision each, found 0"),
     ],
 )
 def test_rounds_of_nothing_are_refused(rounds: dict, message: str):
