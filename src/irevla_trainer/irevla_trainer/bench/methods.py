@@ -48,8 +48,10 @@ class Preset:
     ppo_replay: PpoSettings = setting(
         factory=PpoSettings, doc="PPO of PPO-Replay's stage 1, which trains the whole model"
     )
-    rounds: dict[str, int] = setting(
-        factory=dict, doc="Methods that go through the RL tasks so many times, each with its part of the decisions"
+    visits: dict[str, int] = setting(
+        factory=dict,
+        doc="Methods that learn every RL task so often in a row, each time with its part of the decisions and of the "
+        "updates of stage 2",
     )
     seeds: int = setting(1, "Runs of every method, whose test episodes are pooled", at_least=1)
     hours: float = setting(0.0, "Target for the wall time of all slices, h; 0 for none", at_least=0.0)
@@ -60,12 +62,15 @@ class Preset:
                 raise SettingsError(f"few: {task!r} is none of train.tasks.expert")
             if episodes < 1:
                 raise SettingsError(f"few: {task}: must be at least 1, found {episodes}")
-        for method, rounds in self.rounds.items():
+        for method, visits in self.visits.items():
             if method not in METHODS[1:]:
-                raise SettingsError(f"rounds: expected one of {', '.join(METHODS[1:])}, found {method!r}")
-            if not 1 <= rounds <= self.train.stage1.decisions:
-                most = self.train.stage1.decisions
-                raise SettingsError(f"rounds: {method}: must be in [1, {most}], one decision each, found {rounds}")
+                raise SettingsError(f"visits: expected one of {', '.join(METHODS[1:])}, found {method!r}")
+            decisions = self.train.stage1.decisions
+            most = min(decisions, self.train.stage2.sft.steps or decisions)
+            if not 1 <= visits <= most:
+                raise SettingsError(
+                    f"visits: {method}: must be in [1, {most}], one decision and one update each, found {visits}"
+                )
 
 
 @dataclass(frozen=True)
@@ -106,9 +111,11 @@ def settings_of(method: str, preset: Preset, bags: Path, stage0: Path, seed: int
     stage1, stage2 = base.stage1, base.stage2
     if method == "sft":
         return dataclasses.replace(base, stage1=dataclasses.replace(stage1, enabled=False))
-    rounds = preset.rounds.get(method, 1)
-    stage1 = dataclasses.replace(stage1, decisions=stage1.decisions // rounds)
-    base = dataclasses.replace(base, init=str(stage0), stage1=stage1, rounds=base.rounds * rounds)
+    visits = preset.visits.get(method, 1)
+    stage1 = dataclasses.replace(stage1, decisions=stage1.decisions // visits)
+    sft = dataclasses.replace(stage2.sft, steps=stage2.sft.steps // visits, epochs=stage2.sft.epochs / visits)
+    stage2 = dataclasses.replace(stage2, sft=sft)
+    base = dataclasses.replace(base, init=str(stage0), stage1=stage1, stage2=stage2, visits=base.visits * visits)
     if method == "frozen":
         sft = dataclasses.replace(stage2.sft, trains="heads")
         return dataclasses.replace(base, stage2=dataclasses.replace(stage2, sft=sft))
@@ -221,7 +228,7 @@ def _result(folder: Path, settings: TrainFile) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "result.json").read_text())
     # Settings that came up since then are at their defaults in it.
     wanted, had = to_dict(settings), to_dict(from_dict(TrainFile, found["settings"], str(folder / "result.json")))
-    unused = () if settings.stage1.enabled else ("stage1", "stage2", "rounds")
+    unused = () if settings.stage1.enabled else ("stage1", "stage2", "visits", "rounds")
     changed = sorted(key for key in wanted if key not in unused and wanted[key] != had[key])
     if changed:
         raise SettingsError(

@@ -55,7 +55,7 @@ def phases(settings: TrainFile) -> list[tuple[str, str]]:
     planned.append(("evaluation", ""))
     if settings.fine_tunes:
         planned += [("sft", ""), ("evaluation", "")]
-    for task in settings.tasks.rl * settings.rounds if settings.learns_online else ():
+    for task in settings.learnt_tasks:
         planned += [("rl", task), ("evaluation", "")]
         planned += [("sft", task), ("evaluation", "")] if settings.stage2.enabled else []
     return [*planned, ("gate", "")]

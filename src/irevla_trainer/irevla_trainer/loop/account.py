@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from irevla_policy.errors import UserError
+from irevla_trainer.loop.settings import order_of_tasks
 
 _STAGE = re.compile(r"(?P<number>\d+)-stage(?P<stage>[012])(-(?P<task>.+))?")
 _VALIDATION = "-validation"
@@ -116,7 +117,7 @@ def _stage(folder: Path, settings: dict[str, Any], before: int) -> Stage:
     match = _STAGE.fullmatch(folder.name)
     assert match is not None
     number, stage = int(match["number"]), int(match["stage"])
-    tasks = settings["tasks"]["rl"]
+    tasks = _learnt_tasks(settings)
     values, metrics = _values(folder / "step.json"), _lines(folder / "metrics.jsonl")
     spent = 0
     if stage == 1:
@@ -125,7 +126,7 @@ def _stage(folder: Path, settings: dict[str, Any], before: int) -> Stage:
         name=folder.name,
         stage=stage,
         # The folder's name has a hyphen where the task has a colon.
-        task=tasks[(number - 1) % len(tasks)] if number and tasks else "",
+        task=tasks[number - 1] if number and tasks else "",
         values=values,
         metrics=metrics,
         validation=_values(folder.with_name(folder.name + _VALIDATION) / "step.json").get("categories", {}),
@@ -134,10 +135,15 @@ def _stage(folder: Path, settings: dict[str, Any], before: int) -> Stage:
 
 
 def _planned(settings: dict[str, Any]) -> int:
-    if not (settings["stage1"]["enabled"] and settings["tasks"]["rl"]):
+    tasks = _learnt_tasks(settings)
+    if not (settings["stage1"]["enabled"] and tasks):
         return 2 if settings["init"] and settings["stage2"]["enabled"] else 1
-    tasks = len(settings["tasks"]["rl"]) * settings.get("rounds", 1)
-    return 1 + tasks * (2 if settings["stage2"]["enabled"] else 1)
+    return 1 + len(tasks) * (2 if settings["stage2"]["enabled"] else 1)
+
+
+def _learnt_tasks(settings: dict[str, Any]) -> tuple[str, ...]:
+    # A run from before one of these settings went through its tasks once.
+    return order_of_tasks(settings["tasks"]["rl"], settings.get("visits", 1), settings.get("rounds", 1))
 
 
 def _values(path: Path) -> dict[str, Any]:

@@ -122,8 +122,7 @@ class Loop:
         if self.settings.fine_tunes:
             self._evaluate(self._stage_2(1, None, current, {}))
         found: Found = {}
-        learnt_tasks = self.settings.tasks.rl * self.settings.rounds if self.settings.stage1.enabled else ()
-        for number, text in enumerate(learnt_tasks, start=1):
+        for number, text in enumerate(self.settings.learnt_tasks, start=1):
             task = EvaluationTask.parse(text)
             # Of the same task an earlier stage 1 has only done what this one shall do better.
             others = {other: folders for other, folders in found.items() if other != text}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from irevla_policy.model.config import ModelSettings
@@ -46,8 +47,8 @@ class Stage1Settings:
         "What learns: the heads on the latents of the frozen backbone (iRe-VLA), or the whole model (PPO-Replay)",
         choices=TRAINS,
     )
-    decisions: int = setting(40_000, "Most decisions per task", at_least=1)
-    iterations: int = setting(0, "Most rollouts per task; 0 for as many as the decisions allow", at_least=0)
+    decisions: int = setting(40_000, "Most decisions of each stage 1", at_least=1)
+    iterations: int = setting(0, "Most rollouts of each stage 1; 0 for as many as the decisions allow", at_least=0)
     converged: float = setting(
         0.95, "Success rate of a rollout, exploration noise included, that counts as converged", above=0.0
     )
@@ -91,6 +92,11 @@ class EvaluationSettings:
     filmed: int = setting(1, "Successes and failures per task that are filmed in the test, of each", at_least=0)
 
 
+def order_of_tasks(tasks: Sequence[str], visits: int, rounds: int) -> tuple[str, ...]:
+    """The task of every stage 1: each task `visits` times in a row, all of that `rounds` times."""
+    return tuple(task for task in tasks for _ in range(visits)) * rounds
+
+
 @dataclass(frozen=True)
 class TrainFile:
     """What a file for `irevla train --config` holds."""
@@ -108,6 +114,12 @@ class TrainFile:
     from_scratch: bool = setting(False, "Skip stage 0: reinforcement learning from an untrained policy")
     stage1: Stage1Settings = setting(factory=Stage1Settings, doc="Stage 1")
     stage2: Stage2Settings = setting(factory=Stage2Settings, doc="Stage 2")
+    visits: int = setting(
+        1,
+        "How often a task is learnt in a row, stages 1 and 2 each time, before the next one: the later stages 1 find "
+        "features that have followed",
+        at_least=1,
+    )
     rounds: int = setting(1, "How many times the RL tasks are gone through", at_least=1)
     evaluation: EvaluationSettings = setting(factory=EvaluationSettings, doc="Evaluation")
     worlds: int = setting(
@@ -172,6 +184,11 @@ class TrainFile:
     def learns_online(self) -> bool:
         """Whether there is a stage 1."""
         return self.stage1.enabled and bool(self.tasks.rl)
+
+    @property
+    def learnt_tasks(self) -> tuple[str, ...]:
+        """The task of every stage 1, in order."""
+        return order_of_tasks(self.tasks.rl, self.visits, self.rounds) if self.learns_online else ()
 
     @property
     def fine_tunes(self) -> bool:

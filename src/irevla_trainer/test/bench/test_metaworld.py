@@ -51,23 +51,24 @@ def test_methods_differ_in_what_learns_and_in_nothing_else():
         assert sft[key] == ire_vla[key]
 
 
-def test_more_rounds_have_no_more_decisions():
-    preset = dataclasses.replace(PRESET, rounds={"ire_vla": 2})
+def test_more_visits_have_no_more_decisions_and_no_more_updates():
+    preset = dataclasses.replace(PRESET, visits={"ire_vla": 2})
     twice, once = (methods.settings_of(name, preset, Path("bags"), Path("stage0")) for name in ("ire_vla", "frozen"))
-    assert (twice.rounds, once.rounds) == (2, 1)
+    assert (twice.visits, once.visits) == (2, 1)
     assert 2 * twice.stage1.decisions == once.stage1.decisions == PRESET.train.stage1.decisions
+    assert 2 * twice.stage2.sft.steps == once.stage2.sft.steps == PRESET.train.stage2.sft.steps
 
 
 @pytest.mark.parametrize(
-    ("rounds", "message"),
+    ("visits", "message"),
     [
-        ({"sft": 2}, "rounds: expected one of ire_vla"),
-        ({"ire_vla": 0}, r"rounds: ire_vla: must be in \[1, 20000\], one decision each, found 0"),
+        ({"sft": 2}, "visits: expected one of ire_vla"),
+        ({"ire_vla": 0}, r"visits: ire_vla: must be in \[1, 1200\], one decision and one update each, found 0"),
     ],
 )
-def test_rounds_of_nothing_are_refused(rounds: dict, message: str):
+def test_visits_of_nothing_are_refused(visits: dict, message: str):
     with pytest.raises(SettingsError, match=message):
-        dataclasses.replace(PRESET, rounds=rounds)
+        dataclasses.replace(PRESET, visits=visits)
 
 
 def result(successes: dict[str, int], episodes: int = 50, **more: object) -> dict:

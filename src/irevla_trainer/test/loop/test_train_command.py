@@ -23,6 +23,7 @@ from irevla_trainer.cli import main
 from irevla_trainer.data.frames import FrameFile
 from irevla_trainer.learn import sft, training_state
 from irevla_trainer.loop import algorithm, run
+from irevla_trainer.loop.account import read_account
 from irevla_trainer.loop.check import check
 from irevla_trainer.loop.report import write_report
 from irevla_trainer.loop.run import RunFolder
@@ -141,7 +142,26 @@ def test_every_task_starts_where_the_last_ended_and_learns_from_all_successes(tr
     assert rehearsed == [3, 3 + kept[0]]
 
 
-def test_a_task_that_comes_again_keeps_its_newest_successes_and_does_not_rehearse_them(train, monkeypatch):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("again", "order"),
+    [
+        ("visits", ["drawer-open:blue"] * 2 + ["window-open:blue"] * 2),
+        ("rounds", ["drawer-open:blue", "window-open:blue"] * 2),
+    ],
+)
+def test_tasks_come_again_in_a_row_or_after_all_others(train, tmp_path, again, order):
+    rl = ["drawer-open:blue", "window-open:blue"]
+    assert train(**{again: 2}, tasks={"expert": ["drawer-open", "window-open"], "rl": rl}) == 0
+    learnt = [name for name in result_of(tmp_path / "run")["steps"] if "-stage1-" in name]
+    assert learnt == [f"{number:02d}-stage1-{task.replace(':', '-')}" for number, task in enumerate(order, start=1)]
+    account = read_account(tmp_path / "run")
+    assert [stage.task for stage in account.stages] == ["", *(task for task in order for _ in range(2))]
+    assert len(account.stages) == account.planned
+
+
+@pytest.mark.parametrize("again", ["visits", "rounds"])
+def test_a_task_that_comes_again_keeps_its_newest_successes_and_does_not_rehearse_them(train, monkeypatch, again):
     monkeypatch.setattr(StandInWorlds, "success", staticmethod(lambda request, actions: True))
     rehearsed, replayed, stage_1, stage_2 = [], [], algorithm.stage_1, algorithm.stage_2
 
@@ -156,7 +176,7 @@ def test_a_task_that_comes_again_keeps_its_newest_successes_and_does_not_rehears
     monkeypatch.setattr(algorithm, "stage_1", first)
     monkeypatch.setattr(algorithm, "stage_2", second)
     learning = {"decisions": 12, "validation_episodes": 1, "successes": 6, "converged": 2.0}
-    assert train(rounds=2, stage1=learning | {"ppo": {"episodes": 4, "warmup": 0, "minibatch": 8}}) == 0
+    assert train(**{again: 2}, stage1=learning | {"ppo": {"episodes": 4, "warmup": 0, "minibatch": 8}}) == 0
     assert rehearsed == [3, 3], "the demonstrations alone"
     once, twice = replayed
     assert len(once) == 4 and twice[:2] == once[-2:] and len(twice) == 6 and not set(twice[2:]) & set(once)
