@@ -116,7 +116,7 @@ class Replay:
         shapes = {}
         for camera, images in trajectory.images.items():
             shapes[camera] = FrameFile.write(folder / f"{camera}.frames", images).shape
-        arrays = {
+        arrays: dict[str, Any] = {
             "state": trajectory.state,
             "action": trajectory.executed if self.imitate == "executed" else trajectory.intended,
             "noise": trajectory.executed - trajectory.intended,
