@@ -5,8 +5,9 @@
     frozen      the backbone is frozen in stage 1 and in stage 2
     ire_vla     the backbone is frozen in stage 1 and learns in stage 2
 
-Every method starts from the checkpoint that `sft` ends with and gets the same decisions per task at most, the same
-stage 2 and the same evaluation. PPO-Replay has settings of its own for PPO.
+Every method starts from the checkpoint that `sft` ends with and gets per task the same decisions and updates of stage 2
+at most, and the same evaluation. PPO-Replay has settings of its own for PPO; a method may share out what it gets per
+task among several visits.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ class Preset:
                 raise SettingsError(
                     f"visits: {method}: must be in [1, {most}], one decision and one update each, found {visits}"
                 )
+            if visits > 1 and self.train.stage1.iterations:
+                raise SettingsError(f"visits: {method}: share out decisions; leave train.stage1.iterations out")
 
 
 @dataclass(frozen=True)

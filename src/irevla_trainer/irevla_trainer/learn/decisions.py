@@ -31,7 +31,7 @@ class EpisodeArrays(Protocol):
 
     @property
     def action(self) -> npt.NDArray[np.float32]:
-        """Raw executed actions, `[T, a]`."""
+        """Raw actions to learn, `[T, a]`: those that were executed, or what takes their place in D_RL."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     pi_2 <- stage 0: supervised fine-tuning on D_e
     D_RL <- {}
-    for each task T_i:
+    for each task T_i, `visits` times in a row:
         pi_1 <- stage 1: reinforcement learning of the heads of pi_2 on T_i, successes into D_RL
         pi_2 <- stage 2: supervised fine-tuning of pi_1 on D_e and D_RL
 

@@ -28,8 +28,8 @@ class Success:
         images: Camera name to RGB images, uint8 `[T, H, W, 3]`.
         instructions: What to do at each step, T texts.
         state: Raw proprioceptive states `[T, s]`.
-        action: Raw actions to imitate `[T, a]`.
-        noise: What exploration added to the intended actions, as far as it was executed, `[T, a]`.
+        action: Raw actions to imitate `[T, a]`; with noise they can lie beyond [-1, 1].
+        noise: What exploration added to the intended actions within the limits of actions, raw `[T, a]`.
         intervened: Which of the actions are a person's, `[T]`; they have no noise.
         task: TASK or TASK:VARIATION.
         seed: Of the world.
@@ -93,7 +93,8 @@ class Replay:
 
         Args:
             act: An episode to raw actions `[T, a]`.
-            noisy: Whether the noise of the episode is added to them.
+            noisy: Whether the noise of the episode is added to them. Where a person intervened it is not what led to
+                success.
 
         Raises:
             OSError: The disk is full; every episode has its old actions or its new ones.
@@ -102,7 +103,9 @@ class Replay:
             episode = self._read(folder)
             partial = folder / f".{_ARRAYS}"
             # A person stepped in because the policy was wrong there, and perhaps still is.
-            wanted = act(episode) + episode.noise if noisy else act(episode)
+            wanted = act(episode)
+            if noisy and not episode.intervened.any():
+                wanted = wanted + episode.noise
             action = np.where(episode.intervened[:, None], episode.action, wanted)
             with partial.open("wb") as file:
                 np.savez(file, **{name: getattr(episode, name) for name in _ARRAY_NAMES} | {"action": action})

@@ -60,7 +60,8 @@ class Stage1Settings:
         "explored",
         "Which actions stage 2 imitates on the way to a success: those that were executed, exploration noise included; "
         "those that the policy intended then; those of the policy that stage 1 ends with (final); or these and on top "
-        "the noise that was there (explored). Of a person who intervened always those that were carried out",
+        "the noise that was there (explored), unless a person brought the success about. Of a person always those that "
+        "were carried out",
         choices=("explored", "final", "intended", "executed"),
     )
     latents: LatentSettings = setting(factory=LatentSettings, doc="How latents are stored")

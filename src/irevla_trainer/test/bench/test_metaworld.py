@@ -71,6 +71,13 @@ def test_visits_of_nothing_are_refused(visits: dict, message: str):
         dataclasses.replace(PRESET, visits=visits)
 
 
+def test_visits_do_not_share_out_iterations():
+    stage1 = dataclasses.replace(PRESET.train.stage1, iterations=3)
+    train = dataclasses.replace(PRESET.train, stage1=stage1)
+    with pytest.raises(SettingsError, match="visits: ire_vla: share out decisions"):
+        dataclasses.replace(PRESET, train=train, visits={"ire_vla": 2})
+
+
 def result(successes: dict[str, int], episodes: int = 50, **more: object) -> dict:
     """A run's result with so many successes per category, the first seeds of one task."""
     categories = {}

@@ -63,15 +63,16 @@ def test_new_actions_take_the_place_of_all_old_ones(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("noisy", [False, True])
-def test_what_a_person_did_stays_and_the_noise_is_that_of_the_episode(tmp_path, noisy):
-    replay, helped = Replay(tmp_path, 10, "explored"), trajectory(1, 5, helped=(1, 2))
-    replay.add(0, [helped])
+def test_what_a_person_did_stays_without_noise_and_what_a_policy_found_has_its_own(tmp_path, noisy):
+    replay, helped, alone = Replay(tmp_path, 10, "explored"), trajectory(1, 5, helped=(1, 2)), trajectory(2)
+    replay.add(0, [helped, alone])
     for _ in range(2):
         replay.relabel(lambda episode: -episode.state, noisy)
-    (episode,) = replay.episodes()
-    noise = helped.executed - helped.intended if noisy else np.zeros_like(helped.state)
-    assert np.array_equal(episode.action[1:3], helped.intended[1:3])
-    assert np.array_equal(episode.action[[0, 3, 4]], (noise - helped.state)[[0, 3, 4]])
+    first, second = replay.episodes()
+    assert np.array_equal(first.action[1:3], helped.intended[1:3])
+    assert np.array_equal(first.action[[0, 3, 4]], -helped.state[[0, 3, 4]])
+    noise = alone.executed - alone.intended
+    assert np.array_equal(second.action, noise - alone.state if noisy else -alone.state)
 
 
 def test_the_oldest_make_room(tmp_path):

@@ -138,22 +138,26 @@ def test_successes_are_stored_with_what_they_were(policy, tmp_path):
     assert len({episode.seed for episode in episodes}) == 16
 
 
-def test_successes_have_the_actions_of_the_policy_that_is_handed_on(policy, tmp_path, monkeypatch):
+def test_successes_have_the_actions_that_are_to_be_imitated(policy, tmp_path, monkeypatch):
     fast = replace(QUICK, successes=200, ppo=replace(PPO, actor_learning_rate=1e-2, kl_stop=1e9))
+    found = {}
     for imitate in ("final", "explored", "intended", "executed"):
         learnt = copy.deepcopy(policy)
         # The head after the second iteration is the best, not the last one.
         monkeypatch.setattr(stage1, "evaluate", scripted([0.0, 0.9, 0.5, 0.5]))
         run(learnt, tmp_path / imitate, replace(fast, imitate=imitate), AllSucceed)
-        for episode in Replay(tmp_path / imitate / "successes", 200, imitate).episodes():
-            seen = [
-                SimpleNamespace(images={"corner": episode.images["corner"][step]}, instruction=text)
-                for step, text in enumerate(episode.instructions)
-            ]
-            acts = np.clip(learnt.act(seen, episode.state)[:, 0], -1.0, 1.0)
-            assert np.abs(episode.noise).max() > 0.1
-            wanted = {"final": acts, "explored": acts + episode.noise}.get(imitate, acts)
-            assert np.allclose(episode.action, wanted, atol=1e-3) == (imitate in ("final", "explored"))
+        found[imitate] = Replay(tmp_path / imitate / "successes", 200, imitate).episodes()
+    for final, explored, intended, executed in zip(*found.values(), strict=True):
+        seen = [
+            SimpleNamespace(images={"corner": final.images["corner"][step]}, instruction=text)
+            for step, text in enumerate(final.instructions)
+        ]
+        acts = np.clip(learnt.act(seen, final.state)[:, 0], -1.0, 1.0)
+        assert np.allclose(final.action, acts, atol=1e-3)
+        assert not np.allclose(intended.action, acts, atol=1e-3)
+        noise = executed.action - intended.action
+        assert np.abs(noise).max() > 0.1
+        assert np.allclose(explored.action - final.action, noise, atol=1e-5)
 
 
 class Stopped(BaseException):

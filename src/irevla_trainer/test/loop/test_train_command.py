@@ -21,13 +21,14 @@ from irevla_policy.robot.profile import load_profile
 from irevla_policy.settings import load
 from irevla_trainer.cli import main
 from irevla_trainer.data.frames import FrameFile
+from irevla_trainer.jobs.progress import phases
 from irevla_trainer.learn import sft, training_state
 from irevla_trainer.loop import algorithm, run
 from irevla_trainer.loop.account import read_account
 from irevla_trainer.loop.check import check
 from irevla_trainer.loop.report import write_report
 from irevla_trainer.loop.run import RunFolder
-from irevla_trainer.loop.settings import TrainFile
+from irevla_trainer.loop.settings import TaskSets, TrainFile
 
 ROOT = Path(__file__).resolve().parents[4]
 PROFILE = load_profile("sawyer")
@@ -140,6 +141,14 @@ def test_every_task_starts_where_the_last_ended_and_learns_from_all_successes(tr
     assert min(kept) > 0
     assert [steps[name]["success_episodes"] for name in (names[2], names[4])] == [kept[0], sum(kept)]
     assert rehearsed == [3, 3 + kept[0]]
+
+
+def test_visits_come_in_a_row_and_rounds_after_all_tasks():
+    tasks = TaskSets(expert=("door-open",), rl=("drawer-open", "window-open"))
+    settings = TrainFile(tasks=tasks, visits=2, rounds=2)
+    order = ["drawer-open", "drawer-open", "window-open", "window-open"] * 2
+    assert list(settings.learnt_tasks) == order
+    assert [task for kind, task in phases(settings) if kind == "rl"] == order
 
 
 @pytest.mark.slow
