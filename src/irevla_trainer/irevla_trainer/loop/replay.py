@@ -138,7 +138,9 @@ class Replay:
     def _read(self, folder: Path) -> Success:
         values = json.loads((folder / "episode.json").read_text())
         with np.load(folder / _ARRAYS, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in _ARRAY_NAMES}
+            found = {name: arrays[name] for name in _ARRAY_NAMES if name in arrays.files}
+        # An episode of a version that did not store it: its run does not ask for it.
+        found.setdefault("noise", np.zeros_like(found["action"]))
         frames = {name: FrameFile(folder / f"{name}.frames", tuple(shape)) for name, shape in values["images"].items()}
         return Success(
             images=cast("dict[str, npt.NDArray[np.uint8]]", frames),

@@ -20,7 +20,7 @@ import yaml
 from irevla_policy.durable import put_in_place, write_text
 from irevla_policy.errors import UserError
 from irevla_policy.lock import LOCK_FILE, FolderLock, LockError
-from irevla_policy.settings import to_dict
+from irevla_policy.settings import SettingsError, from_dict, to_dict
 from irevla_trainer.learn.training_state import STATE_FILE
 from irevla_trainer.loop.settings import TrainFile
 
@@ -77,9 +77,11 @@ class RunFolder:
             advice = "choose another folder" if self.result_path.is_file() else "--resume continues it"
             raise RunFolderError(f"--out: {self.folder} holds {state} run; {advice}")
         try:
-            before, now = yaml.safe_load(config.read_text()), yaml.safe_load(self._written)
-            changed = sorted(key for key in now if before.get(key) != now[key])
-        except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+            # Settings that came up since then are at their defaults in it.
+            begun = from_dict(TrainFile, yaml.safe_load(config.read_text()), str(config))
+            before, now = yaml.safe_load(yaml.safe_dump(to_dict(begun))), yaml.safe_load(self._written)
+            changed = sorted(key for key in now if before[key] != now[key])
+        except (yaml.YAMLError, SettingsError, UnicodeDecodeError) as error:
             raise RunFolderError(f"--resume: {config} is damaged ({' '.join(str(error).split())})") from error
         if changed:
             raise RunFolderError(

@@ -75,6 +75,18 @@ def test_what_a_person_did_stays_without_noise_and_what_a_policy_found_has_its_o
     assert np.array_equal(second.action, noise - alone.state if noisy else -alone.state)
 
 
+def test_an_episode_of_a_version_without_noise_has_none(tmp_path):
+    replay = Replay(tmp_path, 10, "final")
+    replay.add(0, [trajectory(1)])
+    (file,) = tmp_path.rglob("arrays.npz")
+    with np.load(file, allow_pickle=False) as arrays:
+        kept = {name: arrays[name] for name in ("state", "action", "intervened")}
+    np.savez(file, **kept)
+    (episode,) = replay.episodes()
+    assert np.array_equal(episode.action, trajectory(1).intended)
+    assert not episode.noise.any()
+
+
 def test_the_oldest_make_room(tmp_path):
     replay = Replay(tmp_path, 4, "intended")
     replay.add(0, [trajectory(1), trajectory(2), trajectory(3)])

@@ -7,6 +7,7 @@ import json
 import os
 
 import pytest
+import yaml
 
 from irevla_trainer.loop.run import RunFolder, RunFolderError
 from irevla_trainer.loop.settings import TaskSets, TrainFile
@@ -81,6 +82,22 @@ def test_a_finished_run_is_not_begun_again(unfinished, tmp_path):
 def test_other_settings_are_named(unfinished):
     other = TrainFile(tasks=SETTINGS.tasks, worlds=3, seed=1)
     refused(unfinished, "has other settings than the file given now: seed, worlds;", other, resume=True)
+
+
+def test_a_setting_that_came_up_since_then_is_at_its_default(unfinished):
+    config = unfinished / "config.yaml"
+    values = yaml.safe_load(config.read_text())
+    del values["visits"], values["stage1"]["latents"]
+    config.write_text(yaml.safe_dump(values))
+    RunFolder(unfinished, SETTINGS, resume=True).close()
+    other = TrainFile(tasks=SETTINGS.tasks, visits=2)
+    refused(unfinished, "has other settings than the file given now: visits;", other, resume=True)
+
+
+@pytest.mark.parametrize("text", ["no_such_setting: 1\n", "- 1\n"])
+def test_a_configuration_that_is_none_is_named(unfinished, text):
+    (unfinished / "config.yaml").write_text(text)
+    refused(unfinished, "config.yaml is damaged", resume=True)
 
 
 def test_a_damaged_configuration_is_named(unfinished):
