@@ -28,11 +28,11 @@ import yaml
 from irevla_policy.durable import write_text
 from irevla_policy.errors import RunError
 from irevla_policy.paths import config_folder
-from irevla_policy.settings import SettingsError, from_dict, load, setting, to_dict
+from irevla_policy.settings import SettingsError, load, setting, to_dict
 from irevla_policy.sim.tasks import load_tasks
 from irevla_trainer.bench.comparison import METHODS, Column, Results, write_report
 from irevla_trainer.bench.result import BenchResult
-from irevla_trainer.loop.settings import TrainFile
+from irevla_trainer.loop.settings import TrainFile, changed_settings
 from irevla_trainer.rl.settings import PpoSettings
 
 _TIME_TO_STOP = 120.0
@@ -229,10 +229,9 @@ def _collecting(preset: Preset, bags: Path) -> list[list[str]]:
 def _result(folder: Path, settings: TrainFile) -> dict[str, Any]:
     """The result of a finished run, if it is one of these settings."""
     found: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    # Settings that came up since then are at their defaults in it.
-    wanted, had = to_dict(settings), to_dict(from_dict(TrainFile, found["settings"], str(folder / "result.json")))
     unused = () if settings.stage1.enabled else ("stage1", "stage2", "visits", "rounds")
-    changed = sorted(key for key in wanted if key not in unused and wanted[key] != had[key])
+    differing = changed_settings(found["settings"], settings, str(folder / "result.json"))
+    changed = [key for key in differing if key not in unused]
     if changed:
         raise SettingsError(
             f"--out: {folder} was run with other settings ({', '.join(changed)}); choose another folder"

@@ -20,9 +20,9 @@ import yaml
 from irevla_policy.durable import put_in_place, write_text
 from irevla_policy.errors import UserError
 from irevla_policy.lock import LOCK_FILE, FolderLock, LockError
-from irevla_policy.settings import SettingsError, from_dict, to_dict
+from irevla_policy.settings import SettingsError, to_dict
 from irevla_trainer.learn.training_state import STATE_FILE
-from irevla_trainer.loop.settings import TrainFile
+from irevla_trainer.loop.settings import TrainFile, changed_settings
 
 _CONFIG = "config.yaml"
 _WHILE_RUNNING = (STATE_FILE, f".{STATE_FILE}.partial")
@@ -50,7 +50,7 @@ class RunFolder:
 
     def __init__(self, folder: Path, settings: TrainFile, resume: bool = False, patience: float = 0.0) -> None:
         self.folder = folder
-        self._written = yaml.safe_dump(to_dict(settings), sort_keys=False)
+        self._settings = settings
         _check_place(folder, resume)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ class RunFolder:
         try:
             self._new = not (folder / _CONFIG).is_file()
             if self._new:
-                write_text(folder / _CONFIG, self._written)
+                write_text(folder / _CONFIG, yaml.safe_dump(to_dict(settings), sort_keys=False))
             else:
                 self._check(resume)
         except BaseException:
@@ -77,10 +77,7 @@ class RunFolder:
             advice = "choose another folder" if self.result_path.is_file() else "--resume continues it"
             raise RunFolderError(f"--out: {self.folder} holds {state} run; {advice}")
         try:
-            # Settings that came up since then are at their defaults in it.
-            begun = from_dict(TrainFile, yaml.safe_load(config.read_text()), str(config))
-            before, now = yaml.safe_load(yaml.safe_dump(to_dict(begun))), yaml.safe_load(self._written)
-            changed = sorted(key for key in now if before[key] != now[key])
+            changed = changed_settings(yaml.safe_load(config.read_text()), self._settings, str(config))
         except (yaml.YAMLError, SettingsError, UnicodeDecodeError) as error:
             raise RunFolderError(f"--resume: {config} is damaged ({' '.join(str(error).split())})") from error
         if changed:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from irevla_policy.model.config import ModelSettings
-from irevla_policy.settings import SettingsError, setting
+from irevla_policy.settings import SettingsError, from_dict, setting, to_dict
 from irevla_policy.sim.tasks import WORLDS
 from irevla_trainer.learn.settings import TRAINS, SftSettings
 from irevla_trainer.rl.settings import LatentSettings, PpoSettings, SacfdSettings
@@ -205,3 +206,18 @@ class TrainFile:
     def needs_experts(self) -> bool:
         """Whether demonstrations are learnt from, in stage 0 or in stage 2."""
         return not (self.init or self.from_scratch) or self.fine_tunes or (self.learns_online and self.stage2.enabled)
+
+
+def changed_settings(recorded: Any, now: TrainFile, where: str) -> list[str]:
+    """Keys that a run was begun with other values of; settings that came up since then are at their defaults in it.
+
+    Args:
+        recorded: The plain values that it was begun with.
+        now: What is wanted of it.
+        where: What to call `recorded` in errors.
+
+    Raises:
+        SettingsError: They are no settings of a run.
+    """
+    wanted, had = to_dict(now), to_dict(from_dict(TrainFile, recorded, where))
+    return sorted(key for key in wanted if wanted[key] != had[key])
