@@ -1,9 +1,10 @@
-"""How steady stage 1 is: heads on a frozen backbone (iRe-VLA) against the whole model, from the same checkpoint.
+"""How steady stage 1 is: heads on a frozen backbone (iRe-VLA) against other ways to learn, from the same checkpoint.
 
-Both get the same tasks, decisions and numbers of learning rates to choose from. The learning rate of each is chosen
+All get the same tasks, decisions and numbers of learning rates to choose from. The learning rate of each is chosen
 on a seed of its own by the mean success at the end of shorter runs; then every other seed runs with it. Success is
-measured without noise, on many episodes, at several points of each run; at its end also on the tasks that the policy
-knew before and that the stage does not practise.
+measured without noise, on many episodes: on the practised task at several points of each run, and at its end on the
+tasks that the policy knew before and that the stage does not practise. A run's drawdown is the deepest fall of either
+below its start.
 
 Every run depends on nothing but its way, task, learning rate and seed, so several can go on at a time.
 """
@@ -35,15 +36,15 @@ from irevla_policy.robot.profile import load_profile
 from irevla_policy.settings import SettingsError, load, setting, to_dict
 from irevla_policy.sim.tasks import load_tasks
 from irevla_trainer.bench.result import BenchResult, Target
+from irevla_trainer.data.reader import Episode
 from irevla_trainer.evaluate import EvaluationTask, evaluate
-from irevla_trainer.loop.settings import Stage1Settings
+from irevla_trainer.loop.recorded import load_recorded
+from irevla_trainer.loop.settings import Stage1Settings, TaskSets, TrainFile
 from irevla_trainer.loop.stage1 import stage_1, take_last, validation_seeds
 from irevla_trainer.report import Curve, Panel, Report
+from irevla_trainer.rl.settings import PpoSettings
 from irevla_trainer.rl.worlds import Worlds
 from irevla_trainer.seeds import episode_seeds
-
-WAYS = ("heads", "model")
-"""What learns: the heads on a frozen backbone, or the whole model."""
 
 _SWEEP_SEED = 100
 _SMALLEST = 0.01
@@ -51,17 +52,32 @@ _SMALLEST = 0.01
 
 
 @dataclass(frozen=True)
+class Way:
+    """A way to learn on a task."""
+
+    trains: str = setting(
+        "heads", "What learns: the heads on a frozen backbone, or the whole model", choices=("heads", "model")
+    )
+    ppo: PpoSettings = setting(factory=PpoSettings, doc="Settings of PPO")
+
+
+@dataclass(frozen=True)
 class Study:
     """What `config/presets/stability.yaml` holds."""
 
     tasks: tuple[str, ...] = setting(doc="Tasks, each TASK or TASK:VARIATION")
-    known: tuple[str, ...] = setting(doc="Tasks that the checkpoint knows, looked at when a run ends")
+    known: tuple[str, ...] = setting(
+        doc="Tasks that the checkpoint knows, looked at when a run ends; ways that rehearse do so with their "
+        "demonstrations"
+    )
+    ways: dict[str, Way] = setting(doc="What is compared by name, the first with each of the others")
     seeds: int = setting(5, "Runs of each way on each task", at_least=2)
-    factors: tuple[float, ...] = setting((0.3, 1.0, 3.0), "Learning rates to choose from, relative to `stage1`'s own")
+    factors: tuple[float, ...] = setting((0.3, 1.0, 3.0), "Learning rates to choose from, relative to the way's own")
     sweep_decisions: int = setting(6000, "Decisions of each run that a learning rate is chosen by", at_least=1)
     known_episodes: int = setting(10, "Episodes of each of them", at_least=1)
     stage1: Stage1Settings = setting(
-        factory=lambda: Stage1Settings(validation_episodes=200, converged=2.0), doc="The stage"
+        factory=lambda: Stage1Settings(validation_episodes=200, converged=2.0),
+        doc="The stage; what learns and how is the ways' own",
     )
     robot: str = setting("sawyer", "Robot profile, name or file")
     worlds: int = setting(16, "Worlds, each in a process of its own", at_least=1)
@@ -70,6 +86,15 @@ class Study:
         for name in ("tasks", "known"):
             if not getattr(self, name):
                 raise SettingsError(f"{name}: expected at least one task")
+        if len(self.ways) < 2:
+            raise SettingsError(f"ways: expected at least two to compare, found {', '.join(self.ways) or 'none'}")
+        if self.stage1.algorithm != "ppo":
+            raise SettingsError(f"stage1: algorithm: must be ppo, as all ways are, found {self.stage1.algorithm!r}")
+
+    @property
+    def rehearsing(self) -> list[str]:
+        """Ways that rehearse demonstrations."""
+        return [name for name, way in self.ways.items() if way.ppo.rehearsal_weight]
 
 
 @dataclass(frozen=True)
@@ -77,7 +102,7 @@ class Planned:
     """A run of stage 1.
 
     Attributes:
-        way: What learns, one of `WAYS`.
+        way: Name of one of the study's ways.
         task: That it practises.
         factor: Of the learning rates.
         seed: Of everything that is drawn.
@@ -115,6 +140,7 @@ def run(
     minutes: float = 60.0,
     device: str = "cpu",
     parallel: int = 1,
+    bags: Path | None = None,
 ) -> BenchResult:
     """Run what is left of the study, or as much of it as the slice allows.
 
@@ -123,22 +149,28 @@ def run(
         out: Folder of the runs; the same one continues.
         minutes: Length of the slice; a run that has begun is finished.
         device: Torch device of the policies.
-        parallel: Runs at a time, each with its own worlds; more than one pays with many cores.
+        parallel: Runs at a time, each with its own worlds and threads; more than one pays with two cores already.
+        bags: Folder with demonstrations of the known tasks, for the ways that rehearse them.
 
     Raises:
         RunError: The slice ended before the study did; the same command goes on.
-        SettingsError: The folder is that of another checkpoint or study.
-        UserError: No such device.
+        SettingsError: The folder is that of another checkpoint, study or set of demonstrations; or a way rehearses and
+            no bags are given, or bags without a demonstration of a known task.
+        UserError: No such device, or no such bags.
     """
     study = load(Study, config_folder() / "presets" / "stability.yaml")
     require_device(device)
     _, robot, _ = read_config(checkpoint)
     check_fits(checkpoint, robot, load_profile(study.robot))
+    if study.rehearsing and bags is None:
+        way = study.rehearsing[0]
+        raise SettingsError(f"--bags: expected a folder with demonstrations of the known tasks, which {way} rehearses")
     version = checkpoint_version(checkpoint)
-    _claim(out, {"checkpoint": version, "study": to_dict(study)})
-    place = _Place(study, checkpoint, out, time.monotonic() + 60.0 * minutes, device)
+    place = _Place(study, checkpoint, out, time.monotonic() + 60.0 * minutes, device, bags)
+    demonstrations = place.demonstrations()
+    _claim(out, _identity(study, version, demonstrations))
     with Worlds(load_profile(study.robot), study.worlds, load_tasks()) as worlds:
-        runs = _Runs(place, worlds)
+        runs = _Runs(place, worlds, demonstrations)
         for task in study.tasks:
             runs.start(task)
         if parallel == 1:
@@ -150,16 +182,25 @@ def run(
     return result
 
 
+def _identity(study: Study, version: str, demonstrations: Sequence[Episode]) -> dict[str, Any]:
+    """What runs depend on, beside their way, task, learning rate and seed."""
+    plain = to_dict(study)
+    ways = {f"way {name}": way for name, way in plain.pop("ways").items()}
+    for name in ("tasks", "seeds", "factors"):
+        del plain[name]
+    decisions = sum(len(episode) for episode in demonstrations)
+    return {"checkpoint": version, "demonstrations": decisions, "study": plain} | ways
+
+
 def _claim(out: Path, identity: dict[str, Any]) -> None:
-    """Say whose runs are in the folder, and refuse those of another checkpoint or study."""
+    """Say whose runs are in the folder, and refuse those of others; further ways may join."""
     file = out / "study.json"
-    if not file.is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(identity, indent=2) + "\n")
-    found = json.loads(file.read_text())
-    changed = [key for key in identity if found.get(key) != identity[key]]
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    changed = [key for key in identity if key in found and found[key] != identity[key]]
     if changed:
         raise SettingsError(f"--out: {out} holds the runs of another {' and '.join(changed)}; choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(found | identity, indent=2) + "\n")
 
 
 @dataclass(frozen=True)
@@ -172,6 +213,7 @@ class _Place:
         out: Folder of the runs.
         end: Of the slice, s of the machine's monotonic clock, which all processes share.
         device: Torch device.
+        bags: Folder with demonstrations.
     """
 
     study: Study
@@ -179,10 +221,19 @@ class _Place:
     out: Path
     end: float
     device: str
+    bags: Path | None
 
     def policy(self) -> VLAPolicy:
         """What all runs start from."""
         return load_checkpoint(self.checkpoint).to(self.device)
+
+    def demonstrations(self) -> list[Episode]:
+        """Of the known tasks, decoded once for all processes and slices; none where nobody rehearses."""
+        study = self.study
+        if self.bags is None or not study.rehearsing:
+            return []
+        bags = TrainFile(TaskSets(expert=study.known), bags=(str(self.bags),), robot=study.robot)
+        return load_recorded(bags, load_profile(study.robot), self.out / "cache").experts
 
 
 _here: _Runs
@@ -199,7 +250,8 @@ def _pool(place: _Place, processes: int) -> ProcessPoolExecutor:
 def _settle_in(place: _Place, threads: int) -> None:
     global _here
     torch.set_num_threads(threads)
-    _here = _Runs(place, Worlds(load_profile(place.study.robot), place.study.worlds, load_tasks()))
+    worlds = Worlds(load_profile(place.study.robot), place.study.worlds, load_tasks())
+    _here = _Runs(place, worlds, place.demonstrations())
 
 
 def _measured(planned: Planned) -> Course:
@@ -212,6 +264,7 @@ class _Runs:
 
     place: _Place
     worlds: Worlds
+    demonstrations: list[Episode]
 
     def known(self) -> float:
         """Success of the checkpoint on the known tasks."""
@@ -233,17 +286,19 @@ class _Runs:
 
     def _run(self, planned: Planned) -> Course:
         study, folder = self.place.study, self.place.out / planned.name
+        way = study.ways[planned.way]
         ppo = dataclasses.replace(
-            study.stage1.ppo,
-            actor_learning_rate=study.stage1.ppo.actor_learning_rate * planned.factor,
-            backbone_learning_rate=study.stage1.ppo.backbone_learning_rate * planned.factor,
+            way.ppo,
+            actor_learning_rate=way.ppo.actor_learning_rate * planned.factor,
+            backbone_learning_rate=way.ppo.backbone_learning_rate * planned.factor,
         )
-        settings = dataclasses.replace(study.stage1, trains=planned.way, ppo=ppo)
+        settings = dataclasses.replace(study.stage1, trains=way.trains, ppo=ppo)
         if planned.seed == _SWEEP_SEED:
             # Only its end counts.
             settings = dataclasses.replace(settings, decisions=study.sweep_decisions, validate_every=10**6)
         policy, task = self.place.policy(), EvaluationTask.parse(planned.task)
-        stage_1(policy, task, self.worlds, settings, planned.seed, folder, start=self.start(planned.task))
+        start = self.start(planned.task)
+        stage_1(policy, task, self.worlds, settings, planned.seed, folder, start=start, rehearsed=self.demonstrations)
         shutil.rmtree(folder / "successes")
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         success = [line["validation_success"] for line in lines if "validation_success" in line]
@@ -287,14 +342,19 @@ def analyse(
     """
     swept = _by_run(
         measured,
-        [Planned(way, task, factor, _SWEEP_SEED) for way in WAYS for factor in study.factors for task in study.tasks],
+        [
+            Planned(way, task, factor, _SWEEP_SEED)
+            for way in study.ways
+            for factor in study.factors
+            for task in study.tasks
+        ],
     )
     sweep = {
         way: {
             factor: [swept[Planned(way, task, factor, _SWEEP_SEED)].success for task in study.tasks]
             for factor in study.factors
         }
-        for way in WAYS
+        for way in study.ways
     }
     chosen = {
         way: max(factors, key=lambda factor: float(np.mean([run[-1] for run in factors[factor]])))
@@ -303,43 +363,48 @@ def analyse(
     start = known()
     plan = {
         way: [[Planned(way, task, chosen[way], seed) for seed in range(study.seeds)] for task in study.tasks]
-        for way in WAYS
+        for way in study.ways
     }
     done = _by_run(measured, [one for tasks in plan.values() for runs in tasks for one in runs])
     courses = {way: [[done[one] for one in runs] for runs in tasks] for way, tasks in plan.items()}
-    curves = {way: [[run.success for run in runs] for runs in tasks] for way, tasks in courses.items()}
+    practised = {way: [[run.success for run in runs] for runs in tasks] for way, tasks in courses.items()}
     kept = {way: [[[start, *run.known] for run in runs] for runs in tasks] for way, tasks in courses.items()}
     figures: dict[str, float] = {"known_start": round(start, 4)}
-    for way in WAYS:
+    reference, *others = study.ways
+    for way in study.ways:
+        falls = _falls(practised[way], kept[way])
         figures |= {
-            f"{way}_worst_drawdown": round(max(drawdown(run) for runs in curves[way] for run in runs), 4),
-            f"{way}_mean_drawdown": round(_mean_drawdown(curves[way]), 4),
-            f"{way}_end_spread": round(_end_spread(curves[way]), 4),
-            f"{way}_end_success": round(float(np.mean([run[-1] for runs in curves[way] for run in runs])), 4),
+            f"{way}_worst_drawdown": round(max(fall for runs in falls for fall in runs), 4),
+            f"{way}_mean_drawdown": round(_mean(falls), 4),
+            f"{way}_practised_drawdown": round(_mean(_falls(practised[way])), 4),
+            f"{way}_end_spread": round(_spread(_ends(practised[way])), 4),
+            f"{way}_end_success": round(_mean(_ends(practised[way])), 4),
             f"{way}_known_worst_end": round(min(run[-1] for runs in kept[way] for run in runs), 4),
-            f"{way}_known_end": round(float(np.mean([run[-1] for runs in kept[way] for run in runs])), 4),
+            f"{way}_known_end": round(_mean(_ends(kept[way])), 4),
         }
-    for name, runs_of, measure in (
-        ("drawdown_ratio", curves, _mean_drawdown),
-        ("end_spread_ratio", curves, _end_spread),
-        ("known_drawdown_ratio", kept, _mean_drawdown),
-    ):
-        value, low, high = ratio(runs_of["model"], runs_of["heads"], measure)
-        figures |= {name: round(value, 3), f"{name}_low": round(low, 3), f"{name}_high": round(high, 3)}
+    for way in others:
+        for name, value in (
+            ("drawdown_ratio", ratio(_falls(practised[way], kept[way]), _falls(practised[reference], kept[reference]))),
+            ("practised_drawdown_ratio", ratio(_falls(practised[way]), _falls(practised[reference]))),
+            ("known_drawdown_ratio", ratio(_falls(kept[way]), _falls(kept[reference]))),
+            ("end_spread_ratio", ratio(_ends(practised[way]), _ends(practised[reference]), _spread)),
+        ):
+            for end, number in zip(("", "_low", "_high"), value, strict=True):
+                figures[f"{way}_{name}{end}"] = round(number, 3)
     details: dict[str, Any] = {
         "checkpoint": version,
         "chosen_factors": chosen,
         "sweep": {way: {f"{factor:g}": runs for factor, runs in factors.items()} for way, factors in sweep.items()},
-        "success": {way: dict(zip(study.tasks, curves[way], strict=True)) for way in WAYS},
+        "success": {way: dict(zip(study.tasks, practised[way], strict=True)) for way in study.ways},
         "devices": dict(Counter(run.device for tasks in courses.values() for runs in tasks for run in runs)),
         "known_end": {
             way: {task: [run[-1] for run in runs] for task, runs in zip(study.tasks, kept[way], strict=True)}
-            for way in WAYS
+            for way in study.ways
         },
         "study": to_dict(study),
-        "goal": {"drawdown_ratio": 3.2},
+        "goal": {f"{others[0]}_drawdown_ratio": 3.2},
     }
-    return BenchResult("stability", figures, {"drawdown_ratio_low": Target(">=", 1.001)}, details)
+    return BenchResult("stability", figures, {f"{others[0]}_drawdown_ratio_low": Target(">=", 1.001)}, details)
 
 
 def _by_run(measured: Callable[[list[Planned]], list[Course]], plan: list[Planned]) -> dict[Planned, Course]:
@@ -355,7 +420,7 @@ def write_report(path: Path, result: BenchResult) -> None:
         for way, tasks in result.details["success"].items()
         for task, runs in tasks.items()
     ]
-    report.panels(panels, x="iterations", columns=len(panels) // len(WAYS))
+    report.panels(panels, x="iterations", columns=len(result.details["study"]["tasks"]))
     write_text(path.with_name("stability.svg"), report.charts[-1])
     report.table(["figure", "value"], [[name, f"{value:.3f}"] for name, value in result.figures.items()])
     report.write(path)
@@ -367,25 +432,26 @@ def drawdown(success: Sequence[float]) -> float:
 
 
 def ratio(
-    above: list[list[list[float]]],
-    below: list[list[list[float]]],
-    measure: Callable[[list[list[list[float]]]], float],
+    above: list[list[float]],
+    below: list[list[float]],
+    measure: Callable[[list[list[float]]], float] | None = None,
     resamples: int = 10_000,
 ) -> tuple[float, float, float]:
     """Ratio of a measure of two ways, with a 95 % bootstrap interval over the seeds.
 
     Args:
-        above: Task, seed and point to success, of the numerator.
+        above: Task and seed to a value of the run, of the numerator.
         below: The same of the denominator.
-        measure: Curves to a number of at least 0.
+        measure: All values to a number of at least 0; their mean when left out.
         resamples: Of the bootstrap; seeds are drawn anew within each task and way.
     """
     random = np.random.default_rng(0)
+    measure = measure or _mean
 
-    def drawn(curves: list[list[list[float]]]) -> list[list[list[float]]]:
-        return [[runs[place] for place in random.integers(0, len(runs), len(runs))] for runs in curves]
+    def drawn(values: list[list[float]]) -> list[list[float]]:
+        return [[runs[place] for place in random.integers(0, len(runs), len(runs))] for runs in values]
 
-    def quotient(one: list[list[list[float]]], other: list[list[list[float]]]) -> float:
+    def quotient(one: list[list[float]], other: list[list[float]]) -> float:
         return (measure(one) + _SMALLEST) / (measure(other) + _SMALLEST)
 
     values = [quotient(drawn(above), drawn(below)) for _ in range(resamples)]
@@ -393,10 +459,23 @@ def ratio(
     return quotient(above, below), float(low), float(high)
 
 
-def _mean_drawdown(curves: list[list[list[float]]]) -> float:
-    return float(np.mean([drawdown(run) for runs in curves for run in runs]))
+_Curves = list[list[list[float]]]
+"""Task, seed and point to success, the start first."""
 
 
-def _end_spread(curves: list[list[list[float]]]) -> float:
-    """Standard deviation of the end over the seeds, mean over the tasks."""
-    return float(np.mean([np.std([run[-1] for run in runs]) for runs in curves]))
+def _falls(*curves: _Curves) -> list[list[float]]:
+    """Task and seed to the deepest drawdown of all that was measured of the run."""
+    return [[max(map(drawdown, run)) for run in zip(*runs, strict=True)] for runs in zip(*curves, strict=True)]
+
+
+def _ends(curves: _Curves) -> list[list[float]]:
+    return [[run[-1] for run in runs] for runs in curves]
+
+
+def _mean(values: list[list[float]]) -> float:
+    return float(np.mean(values))
+
+
+def _spread(values: list[list[float]]) -> float:
+    """Standard deviation over the seeds, mean over the tasks."""
+    return float(np.mean([np.std(runs) for runs in values]))

@@ -15,7 +15,8 @@ Prints the figures beside their targets, and exits with 1 when a target is misse
   kitchen    the paper's second table, on Franka Kitchen; likewise
   tabletop   the paper's third domain: SACfD of an hour of robot time per task, against stage 0 alone; likewise
   robot      SACfD on the simulated arm in real time: whether action or command is ever late
-  stability  stage 1 of the heads against the whole model, over seeds; in slices as well
+  stability  stage 1 of the heads against the whole model, over seeds; in slices as well (the known tasks' bags are
+             rehearsed)
 
 Examples:
   irevla bench latency --json out/latency.json
@@ -24,7 +25,7 @@ Examples:
   irevla bench safety --actions 20000 --trials 1
   irevla bench rl --device cuda
   irevla bench rl --world kitchen
-  irevla bench stability --checkpoint runs/metaworld-cpu/seed-0/sft/checkpoint --json docs/results/stability.json
+  irevla bench stability --checkpoint runs/metaworld-cpu/seed-0/sft/checkpoint --bags runs/metaworld-cpu/bags
   irevla bench metaworld --preset cpu --minutes 60 --json docs/results/metaworld.json
   irevla bench metaworld --preset full --minutes 8
   irevla bench kitchen --preset cpu --minutes 60 --json docs/results/kitchen.json
@@ -83,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--actions", type=_count, help="safety: how many are proposed (default: 1000000)")
     parser.add_argument("--trials", type=_count, help="safety: of every fault (default: 5)")
     parser.add_argument("--checkpoint", type=Path, help="stability, robot: what runs start from")
+    parser.add_argument("--bags", type=Path, metavar="DIR", help="stability: demonstrations of the known tasks")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="metaworld, kitchen, tabletop, stability: folder of the runs"
     )

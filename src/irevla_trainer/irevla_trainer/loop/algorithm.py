@@ -170,10 +170,12 @@ class Loop:
         return self._step("00-stage0", work)
 
     def _stage_1(self, number: int, task: EvaluationTask, before: str, others: Found) -> str:
+        title = self._title("stage 1", number, task)
+
         def work(folder: Path) -> dict[str, Any]:
             policy = self._load(before)
             with (
-                self.display.iterations(str(task), self.settings.stage1) as report,
+                self.display.iterations(title, str(task), self.settings.stage1) as report,
                 self._stage_1_worlds(folder, policy) as worlds,
             ):
                 account = stage_1(
@@ -188,7 +190,7 @@ class Loop:
                 )
             if not account["successes"]:
                 self.display.say(
-                    f"stage 1 {task}: no success in {account['episodes']} episodes; goes on with the policy as it was"
+                    f"{title}: no success in {account['episodes']} episodes; goes on with the policy as it was"
                 )
             self._keep(folder, policy)
             return account
@@ -199,7 +201,7 @@ class Loop:
         def work(folder: Path) -> dict[str, Any]:
             policy = self._load(before)
             successes = self._d_rl(found)
-            title = f"stage 2 {task}" if task else "stage 2"
+            title = self._title("stage 2", number, task) if task else "stage 2"
             if task and not successes:
                 self.display.say(f"{title}: no success so far to learn from; goes on with the policy as it was")
                 self._keep(folder, policy)
@@ -220,6 +222,11 @@ class Loop:
             return account | {"success_episodes": len(successes)}
 
         return self._step(f"{number:02d}-stage2" + (f"-{_plain(task)}" if task else ""), work)
+
+    def _title(self, stage: str, number: int, task: EvaluationTask) -> str:
+        """Of a stage of the task with this number; one that comes again is told from those before."""
+        time = self.settings.learnt_tasks[:number].count(str(task))
+        return f"{stage} {task}" + (f", visit {time}" if time > 1 else "")
 
     def _d_rl(self, found: Found) -> list[EpisodeArrays]:
         """D_RL: what was recorded, and the newest of what stages 1 have found of each task."""

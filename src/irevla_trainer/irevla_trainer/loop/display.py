@@ -97,9 +97,16 @@ class Display:
             yield show
 
     @contextmanager
-    def iterations(self, task: str, settings: Stage1Settings) -> Iterator[Callable[[dict[str, float]], None]]:
-        """During reinforcement learning on a task."""
-        title = f"stage 1 {task}"
+    def iterations(
+        self, title: str, task: str, settings: Stage1Settings
+    ) -> Iterator[Callable[[dict[str, float]], None]]:
+        """During reinforcement learning.
+
+        Args:
+            title: Of the stage.
+            task: That is learnt.
+            settings: Of the stage.
+        """
         with _Bar(title, "decision") as bar:
 
             def show(figures: dict[str, float]) -> None:
@@ -146,7 +153,7 @@ class Display:
                 self._scalar(f"validation/{name}", values["success"], decisions)
 
     def _scalar(self, name: str, value: float, step: int) -> None:
-        self._writer.add_scalar(name.replace(" ", "_").replace(":", "-"), value, step)
+        self._writer.add_scalar(name.replace(",", "").replace(" ", "_").replace(":", "-"), value, step)
 
 
 class _Bar:

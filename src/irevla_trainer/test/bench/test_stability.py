@@ -14,10 +14,13 @@ from irevla_policy.robot.profile import load_profile
 from irevla_policy.settings import SettingsError
 from irevla_trainer.bench import stability
 from irevla_trainer.bench.result import BenchResult
-from irevla_trainer.bench.stability import Course, Planned, Study, _claim, analyse, drawdown, ratio, write_report
+from irevla_trainer.bench.stability import Course, Planned, Study, Way, _claim, analyse, drawdown, ratio, write_report
+from irevla_trainer.cli import main
 from irevla_trainer.loop.settings import Stage1Settings
+from irevla_trainer.rl.settings import PpoSettings
 
-STUDY = Study(tasks=("one", "two"), known=("three",), seeds=5)
+WAYS = {"heads": Way("heads"), "model": Way("model")}
+STUDY = Study(tasks=("one", "two"), known=("three",), ways=WAYS, seeds=5)
 
 
 def analysed(course: Callable[[Planned], Course]) -> BenchResult:
@@ -46,18 +49,23 @@ def test_learning_rates_are_chosen_on_a_seed_of_their_own():
     reported = {run for run in asked if run.seed < STUDY.seeds}
     assert {(run.way, run.factor) for run in reported} == {("heads", 3.0), ("model", 0.3)}
     assert len(reported) == 2 * 2 * 5
-    assert result.figures["model_worst_drawdown"] == pytest.approx(0.18)
-    assert result.figures["heads_worst_drawdown"] == 0.0
-    assert result.figures["drawdown_ratio_low"] > 1.0 and result.holds
-    # What was known falls by .03 and by .28 on average, .01 added to both.
-    assert result.figures["known_drawdown_ratio"] == pytest.approx(0.29 / 0.04)
+    figures = result.figures
+    # What was practised falls by 0 and by .14 on average, what was known by .03 and by .28; .01 is added to both.
+    assert figures["model_practised_drawdown_ratio"] == pytest.approx(0.15 / 0.01)
+    assert figures["model_known_drawdown_ratio"] == pytest.approx(0.29 / 0.04, abs=1e-3)
+    assert (figures["model_practised_drawdown"], figures["heads_practised_drawdown"]) == (0.14, 0.0)
+    # Of each run the deeper of the two: .38, .33, .28, .23 and .18.
+    assert figures["model_worst_drawdown"] == pytest.approx(0.38)
+    assert (figures["model_mean_drawdown"], figures["heads_mean_drawdown"]) == (0.28, 0.03)
+    assert figures["model_drawdown_ratio"] == pytest.approx(0.29 / 0.04, abs=1e-3)
+    assert figures["model_drawdown_ratio_low"] > 1.0 and result.holds
     assert (result.figures["model_known_worst_end"], result.figures["heads_known_end"]) == (0.6, 0.95)
 
 
 @pytest.mark.parametrize("fall", [0.0, 0.1])
 def test_ways_that_are_alike_do_not_hold(fall: float):
     result = analysed(lambda run: Course([0.5, 0.5 - fall - 0.1 * fall * run.seed, 0.6], [0.9]))
-    assert result.figures["drawdown_ratio"] == pytest.approx(1.0)
+    assert result.figures["model_drawdown_ratio"] == pytest.approx(1.0)
     assert not result.holds
 
 
@@ -68,8 +76,44 @@ def test_runs_of_another_checkpoint_are_refused(tmp_path):
         _claim(tmp_path / "out", {"checkpoint": "b", "study": {"seeds": 5}})
 
 
+def test_further_ways_may_join(tmp_path):
+    _claim(tmp_path / "out", {"checkpoint": "a", "way heads": 1})
+    _claim(tmp_path / "out", {"checkpoint": "a", "way model": 2})
+    _claim(tmp_path / "out", {"checkpoint": "a", "way heads": 1, "way model": 2})
+    with pytest.raises(SettingsError, match="another way heads; choose another folder"):
+        _claim(tmp_path / "out", {"checkpoint": "a", "way heads": 3})
+
+
+def test_every_other_way_is_compared_with_the_first():
+    study = replace(STUDY, ways={**WAYS, "alone": Way("heads")})
+    falls = {"heads": 0.1, "model": 0.0, "alone": 0.32}
+
+    def course(run: Planned) -> Course:
+        return Course([0.5, 0.5 - falls[run.way], 0.6], [0.98])
+
+    figures = analyse(study, lambda: 0.98, lambda plan: [course(one) for one in plan], "abc").figures
+    assert figures["alone_drawdown_ratio"] == pytest.approx(3.0)
+    assert figures["model_drawdown_ratio"] == pytest.approx(0.01 / 0.11, abs=1e-3)
+    assert "heads_drawdown_ratio" not in figures
+
+
+def test_a_way_that_rehearses_needs_demonstrations(tmp_path, monkeypatch):
+    study = replace(STUDY, ways={**WAYS, "model": Way("model", PpoSettings(rehearsal_weight=0.0))})
+    monkeypatch.setattr(stability, "load", lambda kind, path: study)
+    policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(load_profile("sawyer")))
+    save_checkpoint(tmp_path / "checkpoint", policy, {})
+    with pytest.raises(SettingsError, match=r"--bags: expected .* the known tasks, which heads rehearses"):
+        stability.run(tmp_path / "checkpoint", tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_way_is_no_comparison():
+    with pytest.raises(SettingsError, match="ways: expected at least two to compare, found heads"):
+        replace(STUDY, ways={"heads": Way()})
+
+
 def test_the_ratio_stays_finite_when_one_way_never_falls():
-    value, low, high = ratio([[[0.5, 0.3]] * 3], [[[0.5, 0.6]] * 3], lambda curves: drawdown(curves[0][0]), 200)
+    value, low, high = ratio([[0.2] * 3], [[0.0] * 3], resamples=200)
     assert value == low == high == pytest.approx(21.0)
 
 
@@ -78,7 +122,7 @@ def test_the_report_shows_every_run(tmp_path):
     result = analysed(lambda run: Course([0.5, 0.4, 0.6 + 0.02 * run.seed], [0.9]))
     write_report(tmp_path / "report.html", result)
     page = (tmp_path / "report.html").read_text()
-    for text in ("one: heads", "two: heads", "one: model", "two: model", "drawdown_ratio_low"):
+    for text in ("one: heads", "two: heads", "one: model", "two: model", "model_drawdown_ratio_low"):
         assert text in page, text
     chart = (tmp_path / "stability.svg").read_text()
     assert chart.startswith("<?xml")
@@ -89,18 +133,26 @@ def test_the_report_shows_every_run(tmp_path):
 @pytest.mark.slow
 def test_runs_at_a_time_are_those_one_after_the_other(tmp_path, monkeypatch):
     stage1 = Stage1Settings(decisions=60, validate_every=1, validation_episodes=2, successes=1, converged=2.0)
-    stage1 = replace(stage1, ppo=replace(stage1.ppo, episodes=2, epochs=1, minibatch=32))
+    ppo = PpoSettings(episodes=2, epochs=1, minibatch=32)
     study = Study(
         tasks=("drawer-close",), known=("window-close",), seeds=2, factors=(1.0,), sweep_decisions=1, known_episodes=1,
+        ways={"heads": Way("heads", ppo), "model": Way("model", replace(ppo, rehearsal_weight=0.0))},
         stage1=stage1, worlds=2,
     )  # fmt: skip
     monkeypatch.setattr(stability, "load", lambda kind, path: study)
     policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(load_profile("sawyer")))
     save_checkpoint(tmp_path / "checkpoint", policy, {})
+    bags = tmp_path / "bags"
+    words = ["collect", "--world", "metaworld", "--robot", "sawyer", "--task", "window-close", "--episodes", "2"]
+    assert main([*words, "--out", str(bags)]) == 0
     results = [
-        stability.run(tmp_path / "checkpoint", tmp_path / f"runs-{parallel}", parallel=parallel) for parallel in (1, 2)
+        stability.run(tmp_path / "checkpoint", tmp_path / f"runs-{parallel}", parallel=parallel, bags=bags)
+        for parallel in (1, 2)
     ]
     assert results[0].figures == results[1].figures
     assert results[0].details["success"] == results[1].details["success"]
     assert results[1].details["devices"] == {"cpu": 4}
     assert len(list((tmp_path / "runs-2").glob("*/success.json"))) == 2 + 4
+    for way, rehearses in (("heads", True), ("model", False)):
+        metrics = (tmp_path / "runs-2" / f"{way}-drawer-close-1-0" / "metrics.jsonl").read_text()
+        assert ("imitation" in metrics) == rehearses

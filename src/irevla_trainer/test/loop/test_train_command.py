@@ -11,6 +11,7 @@ import pytest
 import yaml
 from sample_episodes import write_episode
 from stand_in_worlds import StandInWorlds
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from irevla_policy.errors import UserError
 from irevla_policy.model import checkpoint as checkpoints
@@ -170,7 +171,9 @@ def test_tasks_come_again_in_a_row_or_after_all_others(train, tmp_path, again, o
 
 
 @pytest.mark.parametrize("again", ["visits", "rounds"])
-def test_a_task_that_comes_again_keeps_its_newest_successes_and_does_not_rehearse_them(train, monkeypatch, again):
+def test_a_task_that_comes_again_keeps_its_newest_successes_and_does_not_rehearse_them(
+    train, tmp_path, monkeypatch, again
+):
     monkeypatch.setattr(StandInWorlds, "success", staticmethod(lambda request, actions: True))
     rehearsed, replayed, stage_1, stage_2 = [], [], algorithm.stage_1, algorithm.stage_2
 
@@ -189,6 +192,10 @@ def test_a_task_that_comes_again_keeps_its_newest_successes_and_does_not_rehears
     assert rehearsed == [3, 3], "the demonstrations alone"
     once, twice = replayed
     assert len(once) == 4 and twice[:2] == once[-2:] and len(twice) == 6 and not set(twice[2:]) & set(once)
+    curves = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    for title in ("stage_1_drawer-open-blue", "stage_1_drawer-open-blue_visit_2"):
+        steps = [event.step for event in curves.Scalars(f"{title}/rollout_success")]
+        assert steps == sorted(set(steps)), "a curve of its own"
 
 
 @pytest.mark.parametrize(
