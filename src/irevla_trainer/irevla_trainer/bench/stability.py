@@ -1,10 +1,10 @@
 """How steady stage 1 is: heads on a frozen backbone (iRe-VLA) against other ways to learn, from the same checkpoint.
 
-All get the same tasks, decisions and numbers of learning rates to choose from. The learning rate of each is chosen
-on a seed of its own by the mean success at the end of shorter runs; then every other seed runs with it. Success is
-measured without noise, on many episodes: on the practised task at several points of each run, and at its end on the
-tasks that the policy knew before and that the stage does not practise. A run's drawdown is the deepest fall of either
-below its start.
+All get the same tasks, decisions and numbers of learning rates to choose from: those that an actor and a backbone
+begin with, PPO then adapts them. The choice for each is made on a seed of its own by the mean success on the practised
+task at the end of shorter runs; then every other seed runs with it. Success is measured without noise, on many
+episodes: on the practised task at several points of each run, and at its end on the tasks that the policy knew before
+and that the stage does not practise. A run's drawdown is the deepest fall of either below its start.
 
 Every run depends on nothing but its way, task, learning rate and seed, so several can go on at a time.
 """
@@ -12,6 +12,7 @@ Every run depends on nothing but its way, task, learning rate and seed, so sever
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import multiprocessing
 import shutil
@@ -38,26 +39,28 @@ from irevla_policy.sim.tasks import load_tasks
 from irevla_trainer.bench.result import BenchResult, Target
 from irevla_trainer.data.reader import Episode
 from irevla_trainer.evaluate import EvaluationTask, evaluate
+from irevla_trainer.learn.settings import TRAINS
 from irevla_trainer.loop.recorded import load_recorded
 from irevla_trainer.loop.settings import Stage1Settings, TaskSets, TrainFile
 from irevla_trainer.loop.stage1 import stage_1, take_last, validation_seeds
 from irevla_trainer.report import Curve, Panel, Report
+from irevla_trainer.rl.algorithm import DivergedError
 from irevla_trainer.rl.settings import PpoSettings
 from irevla_trainer.rl.worlds import Worlds
 from irevla_trainer.seeds import episode_seeds
 
 _SWEEP_SEED = 100
+_OF_WAYS = ("algorithm", "trains", "ppo", "sacfd")
+"""Settings of stage 1 that are not the study's."""
 _SMALLEST = 0.01
-"""Added to both sides of a ratio, success: one episode of 100, below which differences mean nothing."""
+"""Added to both sides of a ratio, success, so that it is finite where nothing falls; it pulls small ones towards 1."""
 
 
 @dataclass(frozen=True)
 class Way:
     """A way to learn on a task."""
 
-    trains: str = setting(
-        "heads", "What learns: the heads on a frozen backbone, or the whole model", choices=("heads", "model")
-    )
+    trains: str = setting("heads", "What learns: the heads on a frozen backbone, or the whole model", choices=TRAINS)
     ppo: PpoSettings = setting(factory=PpoSettings, doc="Settings of PPO")
 
 
@@ -71,8 +74,10 @@ class Study:
         "demonstrations"
     )
     ways: dict[str, Way] = setting(doc="What is compared by name, the first with each of the others")
-    seeds: int = setting(5, "Runs of each way on each task", at_least=2)
-    factors: tuple[float, ...] = setting((0.3, 1.0, 3.0), "Learning rates to choose from, relative to the way's own")
+    seeds: int = setting(5, "Runs of each way on each task", at_least=2, at_most=_SWEEP_SEED)
+    factors: tuple[float, ...] = setting(
+        (0.3, 1.0, 3.0), "Learning rates of actor and backbone to choose from, relative to the way's own"
+    )
     sweep_decisions: int = setting(6000, "Decisions of each run that a learning rate is chosen by", at_least=1)
     known_episodes: int = setting(10, "Episodes of each of them", at_least=1)
     stage1: Stage1Settings = setting(
@@ -88,8 +93,14 @@ class Study:
                 raise SettingsError(f"{name}: expected at least one task")
         if len(self.ways) < 2:
             raise SettingsError(f"ways: expected at least two to compare, found {', '.join(self.ways) or 'none'}")
-        if self.stage1.algorithm != "ppo":
-            raise SettingsError(f"stage1: algorithm: must be ppo, as all ways are, found {self.stage1.algorithm!r}")
+        for name in _OF_WAYS:
+            if getattr(self.stage1, name) != getattr(Stage1Settings(), name):
+                raise SettingsError(f"stage1: {name}: leave it out, every way has its own PPO")
+        if len({way.ppo.episodes for way in self.ways.values()}) > 1:
+            raise SettingsError("ways: ppo: episodes must be the same for all, which are looked at equally often")
+        strange = [name for name in self.ways if not name.isidentifier()]
+        if strange:
+            raise SettingsError(f"ways: expected names of letters, digits and underscores, found {strange[0]!r}")
 
     @property
     def rehearsing(self) -> list[str]:
@@ -167,8 +178,9 @@ def run(
         raise SettingsError(f"--bags: expected a folder with demonstrations of the known tasks, which {way} rehearses")
     version = checkpoint_version(checkpoint)
     place = _Place(study, checkpoint, out, time.monotonic() + 60.0 * minutes, device, bags)
+    _claim(out, _identity(study, version))
     demonstrations = place.demonstrations()
-    _claim(out, _identity(study, version, demonstrations))
+    _claim(out, _ways(study, demonstrations))
     with Worlds(load_profile(study.robot), study.worlds, load_tasks()) as worlds:
         runs = _Runs(place, worlds, demonstrations)
         for task in study.tasks:
@@ -178,29 +190,52 @@ def run(
         else:
             with _pool(place, parallel) as pool:
                 result = analyse(study, runs.known, lambda plan: list(pool.map(_measured, plan)), version)
+    shutil.rmtree(place.cache, ignore_errors=True)
     write_report(out / "report.html", result)
     return result
 
 
-def _identity(study: Study, version: str, demonstrations: Sequence[Episode]) -> dict[str, Any]:
-    """What runs depend on, beside their way, task, learning rate and seed."""
+def _identity(study: Study, version: str) -> dict[str, Any]:
+    """What all runs depend on, beside their way, task, learning rate and seed."""
     plain = to_dict(study)
-    ways = {f"way {name}": way for name, way in plain.pop("ways").items()}
-    for name in ("tasks", "seeds", "factors"):
+    for name in ("ways", "tasks", "seeds", "factors"):
         del plain[name]
-    decisions = sum(len(episode) for episode in demonstrations)
-    return {"checkpoint": version, "demonstrations": decisions, "study": plain} | ways
+    for name in _OF_WAYS:
+        del plain["stage1"][name]
+    return {"checkpoint": version} | plain
+
+
+def _ways(study: Study, demonstrations: Sequence[Episode]) -> dict[str, Any]:
+    """What the runs of each way depend on, its demonstrations among it where it rehearses them."""
+    names = "\n".join(sorted(episode.info.episode_id for episode in demonstrations))
+    digest = {"demonstrations (--bags)": hashlib.sha256(names.encode()).hexdigest()}
+    return {
+        f"way {name}": to_dict(way) | (digest if name in study.rehearsing else {}) for name, way in study.ways.items()
+    }
 
 
 def _claim(out: Path, identity: dict[str, Any]) -> None:
     """Say whose runs are in the folder, and refuse those of others; further ways may join."""
     file = out / "study.json"
     found = json.loads(file.read_text()) if file.is_file() else {}
-    changed = [key for key in identity if key in found and found[key] != identity[key]]
-    if changed:
-        raise SettingsError(f"--out: {out} holds the runs of another {' and '.join(changed)}; choose another folder")
+    for key in identity:
+        changed = _difference(found[key], identity[key]) if key in found else None
+        if changed is not None:
+            what = ": ".join((key, *changed))
+            raise SettingsError(f"--out: {out} holds the runs of another study ({what}); choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(found | identity, indent=2) + "\n")
+
+
+def _difference(found: Any, wanted: Any) -> tuple[str, ...] | None:
+    """Keys that lead to the first difference; None where there is none."""
+    if not (isinstance(found, dict) and isinstance(wanted, dict)):
+        return None if found == wanted else ()
+    for key in {**found, **wanted}:
+        inner = _difference(found.get(key), wanted.get(key))
+        if inner is not None:
+            return (key, *inner)
+    return None
 
 
 @dataclass(frozen=True)
@@ -227,13 +262,18 @@ class _Place:
         """What all runs start from."""
         return load_checkpoint(self.checkpoint).to(self.device)
 
+    @property
+    def cache(self) -> Path:
+        """Folder of decoded demonstrations."""
+        return self.out / "cache"
+
     def demonstrations(self) -> list[Episode]:
         """Of the known tasks, decoded once for all processes and slices; none where nobody rehearses."""
         study = self.study
         if self.bags is None or not study.rehearsing:
             return []
         bags = TrainFile(TaskSets(expert=study.known), bags=(str(self.bags),), robot=study.robot)
-        return load_recorded(bags, load_profile(study.robot), self.out / "cache").experts
+        return load_recorded(bags, load_profile(study.robot), self.cache).experts
 
 
 _here: _Runs
@@ -298,10 +338,19 @@ class _Runs:
             settings = dataclasses.replace(settings, decisions=study.sweep_decisions, validate_every=10**6)
         policy, task = self.place.policy(), EvaluationTask.parse(planned.task)
         start = self.start(planned.task)
-        stage_1(policy, task, self.worlds, settings, planned.seed, folder, start=start, rehearsed=self.demonstrations)
+        rehearsed, diverged = self.demonstrations, False
+        try:
+            stage_1(policy, task, self.worlds, settings, planned.seed, folder, start=start, rehearsed=rehearsed)
+        except RunError as error:
+            if not isinstance(error.__cause__, DivergedError):
+                raise
+            diverged = True
         shutil.rmtree(folder / "successes")
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         success = [line["validation_success"] for line in lines if "validation_success" in line]
+        if diverged:
+            # Nothing that could act is left.
+            return Course([*success, 0.0], [0.0])
         known = []
         if planned.seed != _SWEEP_SEED:
             take_last(policy, folder)  # the stage leaves the best
@@ -339,6 +388,10 @@ def analyse(
         known: Success on the known tasks at the start.
         measured: Runs to how they went, in their order.
         version: Of the checkpoint.
+
+    Returns:
+        Figures of every way and of every other way against the first. The targets are those of the second way: of the
+        ratios of drawdowns, of all and of the practised task alone.
     """
     swept = _by_run(
         measured,
@@ -383,8 +436,10 @@ def analyse(
             f"{way}_known_end": round(_mean(_ends(kept[way])), 4),
         }
     for way in others:
+        falls, below = _falls(practised[way], kept[way]), _falls(practised[reference], kept[reference])
         for name, value in (
-            ("drawdown_ratio", ratio(_falls(practised[way], kept[way]), _falls(practised[reference], kept[reference]))),
+            ("drawdown_ratio", ratio(falls, below)),
+            ("drawdown_difference", difference(falls, below)),
             ("practised_drawdown_ratio", ratio(_falls(practised[way]), _falls(practised[reference]))),
             ("known_drawdown_ratio", ratio(_falls(kept[way]), _falls(kept[reference]))),
             ("end_spread_ratio", ratio(_ends(practised[way]), _ends(practised[reference]), _spread)),
@@ -404,7 +459,8 @@ def analyse(
         "study": to_dict(study),
         "goal": {f"{others[0]}_drawdown_ratio": 3.2},
     }
-    return BenchResult("stability", figures, {f"{others[0]}_drawdown_ratio_low": Target(">=", 1.001)}, details)
+    names = (f"{others[0]}_drawdown_ratio_low", f"{others[0]}_practised_drawdown_ratio_low")
+    return BenchResult("stability", figures, {name: Target(">=", 1.001) for name in names}, details)
 
 
 def _by_run(measured: Callable[[list[Planned]], list[Course]], plan: list[Planned]) -> dict[Planned, Course]:
@@ -414,13 +470,12 @@ def _by_run(measured: Callable[[list[Planned]], list[Course]], plan: list[Planne
 def write_report(path: Path, result: BenchResult) -> None:
     """Every run's success and the figures, as `report.html`, and the chart beside it as `stability.svg`."""
     report = Report("Stability of stage 1", "Success without noise on validation seeds, a line per seed")
-    every = result.details["study"]["stage1"]["validate_every"]
     panels = [
-        Panel(f"{task}: {way}", [Curve("", [every * place for place in range(len(run))], run) for run in runs], (0, 1))
+        Panel(f"{task}: {way}", [Curve("", [float(place) for place in range(len(run))], run) for run in runs], (0, 1))
         for way, tasks in result.details["success"].items()
         for task, runs in tasks.items()
     ]
-    report.panels(panels, x="iterations", columns=len(result.details["study"]["tasks"]))
+    report.panels(panels, x="validation", columns=len(result.details["study"]["tasks"]))
     write_text(path.with_name("stability.svg"), report.charts[-1])
     report.table(["figure", "value"], [[name, f"{value:.3f}"] for name, value in result.figures.items()])
     report.write(path)
@@ -429,34 +484,6 @@ def write_report(path: Path, result: BenchResult) -> None:
 def drawdown(success: Sequence[float]) -> float:
     """How far success fell below its start at worst, in [0, 1]; 0 when it never did."""
     return max(0.0, success[0] - min(success))
-
-
-def ratio(
-    above: list[list[float]],
-    below: list[list[float]],
-    measure: Callable[[list[list[float]]], float] | None = None,
-    resamples: int = 10_000,
-) -> tuple[float, float, float]:
-    """Ratio of a measure of two ways, with a 95 % bootstrap interval over the seeds.
-
-    Args:
-        above: Task and seed to a value of the run, of the numerator.
-        below: The same of the denominator.
-        measure: All values to a number of at least 0; their mean when left out.
-        resamples: Of the bootstrap; seeds are drawn anew within each task and way.
-    """
-    random = np.random.default_rng(0)
-    measure = measure or _mean
-
-    def drawn(values: list[list[float]]) -> list[list[float]]:
-        return [[runs[place] for place in random.integers(0, len(runs), len(runs))] for runs in values]
-
-    def quotient(one: list[list[float]], other: list[list[float]]) -> float:
-        return (measure(one) + _SMALLEST) / (measure(other) + _SMALLEST)
-
-    values = [quotient(drawn(above), drawn(below)) for _ in range(resamples)]
-    low, high = np.quantile(values, [0.025, 0.975])
-    return quotient(above, below), float(low), float(high)
 
 
 _Curves = list[list[list[float]]]
@@ -479,3 +506,38 @@ def _mean(values: list[list[float]]) -> float:
 def _spread(values: list[list[float]]) -> float:
     """Standard deviation over the seeds, mean over the tasks."""
     return float(np.mean([np.std(runs) for runs in values]))
+
+
+def ratio(
+    above: list[list[float]], below: list[list[float]], measure: Callable[[list[list[float]]], float] = _mean
+) -> tuple[float, float, float]:
+    """Ratio of a measure of two ways, with a 95 % bootstrap interval over the seeds.
+
+    Args:
+        above: Task and seed to a value of the run, of the numerator.
+        below: The same of the denominator.
+        measure: All values to a number of at least 0.
+    """
+    return _bootstrap(above, below, lambda one, two: (measure(one) + _SMALLEST) / (measure(two) + _SMALLEST))
+
+
+def difference(above: list[list[float]], below: list[list[float]]) -> tuple[float, float, float]:
+    """Difference of the means of two ways, with a 95 % bootstrap interval over the seeds; arguments as of `ratio`."""
+    return _bootstrap(above, below, lambda one, two: _mean(one) - _mean(two))
+
+
+def _bootstrap(
+    one: list[list[float]],
+    other: list[list[float]],
+    statistic: Callable[[list[list[float]], list[list[float]]], float],
+    resamples: int = 10_000,
+) -> tuple[float, float, float]:
+    """Value and percentiles; seeds are drawn anew within each task and way. With five seeds the interval is narrow."""
+    random = np.random.default_rng(0)
+
+    def drawn(values: list[list[float]]) -> list[list[float]]:
+        return [[runs[place] for place in random.integers(0, len(runs), len(runs))] for runs in values]
+
+    values = [statistic(drawn(one), drawn(other)) for _ in range(resamples)]
+    low, high = np.quantile(values, [0.025, 0.975])
+    return statistic(one, other), float(low), float(high)

@@ -15,8 +15,7 @@ Prints the figures beside their targets, and exits with 1 when a target is misse
   kitchen    the paper's second table, on Franka Kitchen; likewise
   tabletop   the paper's third domain: SACfD of an hour of robot time per task, against stage 0 alone; likewise
   robot      SACfD on the simulated arm in real time: whether action or command is ever late
-  stability  stage 1 of the heads against the whole model, over seeds; in slices as well (the known tasks' bags are
-             rehearsed)
+  stability  stage 1 of the heads against the whole model, over seeds; in slices as well
 
 Examples:
   irevla bench latency --json out/latency.json
@@ -84,7 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--actions", type=_count, help="safety: how many are proposed (default: 1000000)")
     parser.add_argument("--trials", type=_count, help="safety: of every fault (default: 5)")
     parser.add_argument("--checkpoint", type=Path, help="stability, robot: what runs start from")
-    parser.add_argument("--bags", type=Path, metavar="DIR", help="stability: demonstrations of the known tasks")
+    parser.add_argument(
+        "--bags", type=Path, metavar="DIR", help="stability: demonstrations of what is known, which the heads rehearse"
+    )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="metaworld, kitchen, tabletop, stability: folder of the runs"
     )

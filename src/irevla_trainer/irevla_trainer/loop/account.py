@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from irevla_policy.errors import UserError
-from irevla_trainer.loop.settings import order_of_tasks
+from irevla_trainer.loop.settings import order_of_tasks, title_of_visit
 
 _STAGE = re.compile(r"(?P<number>\d+)-stage(?P<stage>[012])(-(?P<task>.+))?")
 _VALIDATION = "-validation"
@@ -30,6 +30,7 @@ class Stage:
         name: Of its folder in `steps`.
         stage: 0, 1 or 2.
         task: TASK or TASK:VARIATION that stages 1 and 2 are about; empty for stage 0.
+        title: The task, told from its visits before when it comes again.
         values: What `step.json` holds; empty while the stage is not done.
         metrics: Lines of `metrics.jsonl`.
         validation: Category to its success after the stage; empty while it is not evaluated.
@@ -39,13 +40,14 @@ class Stage:
     name: str
     stage: int
     task: str
+    title: str
     values: dict[str, Any]
     metrics: list[dict[str, float]]
     validation: dict[str, Any]
     decisions: int
 
     def __str__(self) -> str:
-        return f"stage {self.stage}" + (f", {self.task}" if self.task else "")
+        return f"stage {self.stage}" + (f", {self.title}" if self.title else "")
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ def _stage(folder: Path, settings: dict[str, Any], before: int) -> Stage:
         stage=stage,
         # The folder's name has a hyphen where the task has a colon.
         task=tasks[number - 1] if number and tasks else "",
+        title=title_of_visit(tasks, number) if number and tasks else "",
         values=values,
         metrics=metrics,
         validation=_values(folder.with_name(folder.name + _VALIDATION) / "step.json").get("categories", {}),

@@ -39,7 +39,7 @@ from irevla_trainer.loop.replay import Replay
 from irevla_trainer.loop.report import write_report
 from irevla_trainer.loop.robot import RobotRollouts
 from irevla_trainer.loop.run import RunFolder
-from irevla_trainer.loop.settings import TrainFile
+from irevla_trainer.loop.settings import TrainFile, title_of_visit
 from irevla_trainer.loop.stage1 import Rollouts, stage_1
 from irevla_trainer.loop.supervised import stage_0, stage_2
 from irevla_trainer.provenance import origin
@@ -170,7 +170,7 @@ class Loop:
         return self._step("00-stage0", work)
 
     def _stage_1(self, number: int, task: EvaluationTask, before: str, others: Found) -> str:
-        title = self._title("stage 1", number, task)
+        title = f"stage 1 {title_of_visit(self.settings.learnt_tasks, number)}"
 
         def work(folder: Path) -> dict[str, Any]:
             policy = self._load(before)
@@ -201,7 +201,7 @@ class Loop:
         def work(folder: Path) -> dict[str, Any]:
             policy = self._load(before)
             successes = self._d_rl(found)
-            title = self._title("stage 2", number, task) if task else "stage 2"
+            title = f"stage 2 {title_of_visit(self.settings.learnt_tasks, number)}" if task else "stage 2"
             if task and not successes:
                 self.display.say(f"{title}: no success so far to learn from; goes on with the policy as it was")
                 self._keep(folder, policy)
@@ -222,11 +222,6 @@ class Loop:
             return account | {"success_episodes": len(successes)}
 
         return self._step(f"{number:02d}-stage2" + (f"-{_plain(task)}" if task else ""), work)
-
-    def _title(self, stage: str, number: int, task: EvaluationTask) -> str:
-        """Of a stage of the task with this number; one that comes again is told from those before."""
-        time = self.settings.learnt_tasks[:number].count(str(task))
-        return f"{stage} {task}" + (f", visit {time}" if time > 1 else "")
 
     def _d_rl(self, found: Found) -> list[EpisodeArrays]:
         """D_RL: what was recorded, and the newest of what stages 1 have found of each task."""

@@ -227,7 +227,7 @@ def _reinforcement(report: Report, account: Account) -> None:
         "policy from the one of its rollout; beyond kl_stop only the critic goes on.",
     )
     for stage in stages:
-        report.section(stage.task, _stage_1_account(stage), level=3)
+        report.section(stage.title, _stage_1_account(stage), level=3)
         panels = _stage_1_panels(stage, account.settings)
         if panels:
             report.panels(panels, x="decisions")

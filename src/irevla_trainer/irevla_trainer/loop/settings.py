@@ -99,6 +99,13 @@ def order_of_tasks(tasks: Sequence[str], visits: int, rounds: int) -> tuple[str,
     return tuple(task for task in tasks for _ in range(visits)) * rounds
 
 
+def title_of_visit(order: Sequence[str], number: int) -> str:
+    """The task with a number, from 1 on, in such an order; told from its visits before when it comes again."""
+    task = order[number - 1]
+    visit = order[:number].count(task)
+    return f"{task}, visit {visit}" if visit > 1 else task
+
+
 @dataclass(frozen=True)
 class TrainFile:
     """What a file for `irevla train --config` holds."""

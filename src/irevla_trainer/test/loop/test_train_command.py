@@ -29,7 +29,7 @@ from irevla_trainer.loop.account import read_account
 from irevla_trainer.loop.check import check
 from irevla_trainer.loop.report import write_report
 from irevla_trainer.loop.run import RunFolder
-from irevla_trainer.loop.settings import TaskSets, TrainFile
+from irevla_trainer.loop.settings import TaskSets, TrainFile, title_of_visit
 
 ROOT = Path(__file__).resolve().parents[4]
 PROFILE = load_profile("sawyer")
@@ -150,6 +150,8 @@ def test_visits_come_in_a_row_and_rounds_after_all_tasks():
     order = ["drawer-open", "drawer-open", "window-open", "window-open"] * 2
     assert list(settings.learnt_tasks) == order
     assert [task for kind, task in phases(settings) if kind == "rl"] == order
+    titles = [title_of_visit(settings.learnt_tasks, number) for number in (1, 2, 3, 5)]
+    assert titles == ["drawer-open", "drawer-open, visit 2", "window-open", "drawer-open, visit 3"]
 
 
 @pytest.mark.slow
@@ -167,6 +169,7 @@ def test_tasks_come_again_in_a_row_or_after_all_others(train, tmp_path, again, o
     assert learnt == [f"{number:02d}-stage1-{task.replace(':', '-')}" for number, task in enumerate(order, start=1)]
     account = read_account(tmp_path / "run")
     assert [stage.task for stage in account.stages] == ["", *(task for task in order for _ in range(2))]
+    assert len({str(stage) for stage in account.stages}) == len(account.stages), "each told from the others"
     assert len(account.stages) == account.planned
 
 
