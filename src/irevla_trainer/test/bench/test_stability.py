@@ -185,12 +185,7 @@ def test_what_is_no_study_is_refused(changes: dict, message: str):
 def test_the_ways_are_those_of_the_table():
     study = load(Study, config_folder() / "presets" / "stability.yaml")
     table = load_preset("metaworld", "cpu")
-    heads = table.train.stage1.ppo
-    assert study.ways == {
-        "heads": Way("heads", heads),
-        "model": Way("model", table.ppo_replay),
-        "heads_alone": Way("heads", replace(heads, rehearsal_weight=0.0)),
-    }
+    assert study.ways == {"heads": Way("heads", table.train.stage1.ppo), "model": Way("model", table.ppo_replay)}
     assert study.known == table.train.tasks.expert
     assert study.seeds >= 5 and study.known_episodes * len(study.known) >= 200 <= study.stage1.validation_episodes
 
