@@ -12,7 +12,6 @@ Every run depends on nothing but its way, task, learning rate and seed, so sever
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import multiprocessing
 import shutil
@@ -39,6 +38,7 @@ from irevla_policy.sim.tasks import load_tasks
 from irevla_trainer.bench.result import BenchResult, Target
 from irevla_trainer.data.reader import Episode
 from irevla_trainer.evaluate import EvaluationTask, evaluate
+from irevla_trainer.learn.decisions import Decisions
 from irevla_trainer.learn.settings import TRAINS
 from irevla_trainer.loop.recorded import load_recorded
 from irevla_trainer.loop.settings import Stage1Settings, TaskSets, TrainFile
@@ -207,10 +207,9 @@ def _identity(study: Study, version: str) -> dict[str, Any]:
 
 def _ways(study: Study, demonstrations: Sequence[Episode]) -> dict[str, Any]:
     """What the runs of each way depend on, its demonstrations among it where it rehearses them."""
-    names = "\n".join(sorted(episode.info.episode_id for episode in demonstrations))
-    digest = {"demonstrations (--bags)": hashlib.sha256(names.encode()).hexdigest()}
+    data = {"demonstrations (--bags)": Decisions(demonstrations, ()).fingerprint()}
     return {
-        f"way {name}": to_dict(way) | (digest if name in study.rehearsing else {}) for name, way in study.ways.items()
+        f"way {name}": to_dict(way) | (data if name in study.rehearsing else {}) for name, way in study.ways.items()
     }
 
 
@@ -424,25 +423,27 @@ def analyse(
     kept = {way: [[[start, *run.known] for run in runs] for runs in tasks] for way, tasks in courses.items()}
     figures: dict[str, float] = {"known_start": round(start, 4)}
     reference, *others = study.ways
+    falls = {way: _falls(practised[way], kept[way]) for way in study.ways}
+    of_practised = {way: _falls(practised[way]) for way in study.ways}
+    of_known = {way: _falls(kept[way]) for way in study.ways}
+    ends = {way: _ends(practised[way]) for way in study.ways}
     for way in study.ways:
-        falls = _falls(practised[way], kept[way])
         figures |= {
-            f"{way}_worst_drawdown": round(max(fall for runs in falls for fall in runs), 4),
-            f"{way}_mean_drawdown": round(_mean(falls), 4),
-            f"{way}_practised_drawdown": round(_mean(_falls(practised[way])), 4),
-            f"{way}_end_spread": round(_spread(_ends(practised[way])), 4),
-            f"{way}_end_success": round(_mean(_ends(practised[way])), 4),
+            f"{way}_worst_drawdown": round(max(fall for runs in falls[way] for fall in runs), 4),
+            f"{way}_mean_drawdown": round(_mean(falls[way]), 4),
+            f"{way}_practised_drawdown": round(_mean(of_practised[way]), 4),
+            f"{way}_end_spread": round(_spread(ends[way]), 4),
+            f"{way}_end_success": round(_mean(ends[way]), 4),
             f"{way}_known_worst_end": round(min(run[-1] for runs in kept[way] for run in runs), 4),
             f"{way}_known_end": round(_mean(_ends(kept[way])), 4),
         }
     for way in others:
-        falls, below = _falls(practised[way], kept[way]), _falls(practised[reference], kept[reference])
         for name, value in (
-            ("drawdown_ratio", ratio(falls, below)),
-            ("drawdown_difference", difference(falls, below)),
-            ("practised_drawdown_ratio", ratio(_falls(practised[way]), _falls(practised[reference]))),
-            ("known_drawdown_ratio", ratio(_falls(kept[way]), _falls(kept[reference]))),
-            ("end_spread_ratio", ratio(_ends(practised[way]), _ends(practised[reference]), _spread)),
+            ("drawdown_ratio", ratio(falls[way], falls[reference])),
+            ("drawdown_difference", difference(falls[way], falls[reference])),
+            ("practised_drawdown_ratio", ratio(of_practised[way], of_practised[reference])),
+            ("known_drawdown_ratio", ratio(of_known[way], of_known[reference])),
+            ("end_spread_ratio", ratio(ends[way], ends[reference], _spread)),
         ):
             for end, number in zip(("", "_low", "_high"), value, strict=True):
                 figures[f"{way}_{name}{end}"] = round(number, 3)

@@ -40,6 +40,14 @@ WAYS = {"heads": Way("heads"), "model": Way("model")}
 STUDY = Study(tasks=("one", "two"), known=("three",), ways=WAYS, seeds=5)
 
 
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    """What runs start from."""
+    policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(load_profile("sawyer")))
+    save_checkpoint(tmp_path / "checkpoint", policy, {})
+    return tmp_path / "checkpoint"
+
+
 def analysed(course: Callable[[Planned], Course]) -> BenchResult:
     """The result of the study with runs that go as given."""
     return analyse(STUDY, lambda: 0.98, lambda plan: [course(one) for one in plan], "abc")
@@ -156,13 +164,11 @@ def test_every_other_way_is_compared_with_the_first():
     assert "heads_drawdown_ratio" not in figures
 
 
-def test_a_way_that_rehearses_needs_demonstrations(tmp_path, monkeypatch):
+def test_a_way_that_rehearses_needs_demonstrations(checkpoint, tmp_path, monkeypatch):
     study = replace(STUDY, ways={**WAYS, "model": Way("model", PpoSettings(rehearsal_weight=0.0))})
     monkeypatch.setattr(stability, "load", lambda kind, path: study)
-    policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(load_profile("sawyer")))
-    save_checkpoint(tmp_path / "checkpoint", policy, {})
     with pytest.raises(SettingsError, match=r"--bags: expected .* the known tasks, which heads rehearses"):
-        stability.run(tmp_path / "checkpoint", tmp_path / "runs")
+        stability.run(checkpoint, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
@@ -209,7 +215,7 @@ def test_the_report_shows_every_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_runs_at_a_time_are_those_one_after_the_other(tmp_path, monkeypatch):
+def test_runs_at_a_time_are_those_one_after_the_other(checkpoint, tmp_path, monkeypatch):
     stage1 = Stage1Settings(decisions=60, validate_every=1, validation_episodes=2, successes=1, converged=2.0)
     ppo = PpoSettings(episodes=2, epochs=1, minibatch=32)
     study = Study(
@@ -218,14 +224,11 @@ def test_runs_at_a_time_are_those_one_after_the_other(tmp_path, monkeypatch):
         stage1=stage1, worlds=2,
     )  # fmt: skip
     monkeypatch.setattr(stability, "load", lambda kind, path: study)
-    policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(load_profile("sawyer")))
-    save_checkpoint(tmp_path / "checkpoint", policy, {})
     bags = tmp_path / "bags"
     words = ["collect", "--world", "metaworld", "--robot", "sawyer", "--task", "window-close", "--episodes", "2"]
     assert main([*words, "--out", str(bags)]) == 0
     results = [
-        stability.run(tmp_path / "checkpoint", tmp_path / f"runs-{parallel}", parallel=parallel, bags=bags)
-        for parallel in (1, 2)
+        stability.run(checkpoint, tmp_path / f"runs-{parallel}", parallel=parallel, bags=bags) for parallel in (1, 2)
     ]
     assert results[0].figures == results[1].figures
     assert results[0].details["success"] == results[1].details["success"]
@@ -238,7 +241,7 @@ def test_runs_at_a_time_are_those_one_after_the_other(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_that_diverges_counts_as_lost(tmp_path, monkeypatch):
+def test_a_run_that_diverges_counts_as_lost(checkpoint, tmp_path, monkeypatch):
     stage1 = Stage1Settings(decisions=60, validate_every=1, validation_episodes=2, successes=1, converged=2.0)
     ppo = PpoSettings(episodes=2, epochs=1, minibatch=32, rehearsal_weight=0.0, warmup=0, kl_stop=1e30)
     wild = replace(ppo, actor_learning_rate=1.0, backbone_learning_rate=1e30, gradient_clip=1e30)
@@ -247,9 +250,7 @@ def test_a_run_that_diverges_counts_as_lost(tmp_path, monkeypatch):
         ways={"heads": Way("heads", ppo), "model": Way("model", wild)}, stage1=stage1, worlds=2,
     )  # fmt: skip
     monkeypatch.setattr(stability, "load", lambda kind, path: study)
-    policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(load_profile("sawyer")))
-    save_checkpoint(tmp_path / "checkpoint", policy, {})
-    result = stability.run(tmp_path / "checkpoint", tmp_path / "runs")
+    result = stability.run(checkpoint, tmp_path / "runs")
     for runs in result.details["success"]["model"].values():
         assert all(run[-1] == 0.0 for run in runs)
     assert result.figures["model_known_end"] == 0.0
