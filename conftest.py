@@ -9,13 +9,17 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# Set before any node exists. A person's own values are kept, but that processes beside each other count on from a
-# domain that was set; a run without any takes domains of its own.
-os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+from irevla_policy.graph.environment import default_environment
+
+# Set before any node exists, as in every graph. In the middleware's own 512 KiB of shared memory, what killed readers
+# leave unread lies scattered until no piece between holds an image, and a camera is silent for good. A person's own
+# values are kept, but that processes beside each other count on from a domain that was set; a run without any takes
+# domains of its own.
+for _name, _value in default_environment().items():
+    os.environ.setdefault(_name, _value)
 os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(20, 80)))
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ["ROS_DOMAIN_ID"] = str(int(os.environ["ROS_DOMAIN_ID"]) + 1 + int(worker.removeprefix("gw")))
-os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine is no failure; what takes too long, pytest-timeout ends.

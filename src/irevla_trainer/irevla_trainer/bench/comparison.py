@@ -13,8 +13,8 @@ from irevla_trainer.loop.evaluation import CATEGORIES
 from irevla_trainer.report import Report
 from irevla_trainer.statistics import Rate, paired_difference
 
-METHODS = ("sft", "ire_vla", "frozen", "ppo_replay")
-"""In the order in which they run; see `irevla_trainer.bench.methods`."""
+METHODS = ("sft", "ppo_replay", "frozen", "ire_vla")
+"""In the order in which they run, the longest first after stage 0; see `irevla_trainer.bench.methods`."""
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Method to the `result.json` of its runs, one for every seed."""

@@ -43,9 +43,10 @@ def run(
     minutes: float = 60.0,
     seeds: int | None = None,
     device: str | None = None,
+    parallel: int | None = None,
 ) -> BenchResult:
     """Run what is left of the benchmark, or as much of it as the slice allows; see `methods.compare`."""
-    found = compare("kitchen", preset, out, minutes, seeds, device)
+    found = compare("kitchen", preset, out, minutes, seeds, device, parallel)
     return tabulate(found, table, "Franka Kitchen: four methods from one stage 0", COLUMNS, KITCHEN_COLUMNS)
 
 

@@ -1,4 +1,4 @@
-"""Four methods from one stage 0, as in the paper's tables: what each of them is, and runs in resumable slices.
+"""Four methods from one stage 0, as in the paper's tables: what each of them is, and their runs, some at a time.
 
     sft         stage 0 alone
     ppo_replay  stage 1 trains the whole model, stage 2 as in iRe-VLA
@@ -14,10 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +21,14 @@ from typing import Any
 
 import yaml
 
-from irevla_policy.durable import write_text
-from irevla_policy.errors import RunError
 from irevla_policy.paths import config_folder
 from irevla_policy.settings import SettingsError, load, setting, to_dict
 from irevla_policy.sim.tasks import load_tasks
 from irevla_trainer.bench.comparison import METHODS, Column, Results, write_report
 from irevla_trainer.bench.result import BenchResult
+from irevla_trainer.bench.slices import Slice
 from irevla_trainer.loop.settings import TrainFile, changed_settings
 from irevla_trainer.rl.settings import PpoSettings
-
-_TIME_TO_STOP = 120.0
-"""s that an interrupted method gets to finish its iteration and save."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +47,7 @@ class Preset:
         "updates of stage 2",
     )
     seeds: int = setting(1, "Runs of every method, whose test episodes are pooled", at_least=1)
+    parallel: int = setting(1, "Runs at a time, each with its part of the cores", at_least=1)
     hours: float = setting(0.0, "Target for the wall time of all slices, h; 0 for none", at_least=0.0)
 
     def __post_init__(self) -> None:
@@ -134,6 +127,7 @@ def compare(
     minutes: float,
     seeds: int | None,
     device: str | None,
+    parallel: int | None,
     methods: Sequence[str] = METHODS,
 ) -> Comparison:
     """Run what is left of a benchmark, or as much of it as the slice allows.
@@ -145,6 +139,7 @@ def compare(
         minutes: Length of the slice.
         seeds: Runs of every method instead of the preset's.
         device: Torch device instead of the preset's.
+        parallel: Runs at a time instead of the preset's.
         methods: Which, `sft` first.
 
     Raises:
@@ -156,25 +151,69 @@ def compare(
         wanted = dataclasses.replace(wanted, train=dataclasses.replace(wanted.train, device=device))
     out = out or Path("runs") / f"{benchmark}-{Path(preset).stem.removeprefix(f'{benchmark}-')}"
     out.mkdir(parents=True, exist_ok=True)
-    slices = Slice(out, minutes)
+    slices = Slice(out, minutes, parallel or wanted.parallel)
     bags = out / "bags"
     for number, words in enumerate(_collecting(wanted, bags)):
-        slices.work("collect" if number == 0 else f"collect {number + 1}", words)
+        slices.run({"collect" if number == 0 else f"collect {number + 1}": words})
     _check_bags(wanted, bags)
     results: dict[str, list[Any]] = {method: [] for method in methods}
-    for seed, method in [(seed, method) for seed in range(seeds or wanted.seeds) for method in methods]:
-        folder = out / f"seed-{seed}" / method
-        settings = settings_of(method, wanted, bags, folder.with_name("sft") / "checkpoint", seed)
-        if not (folder / "result.json").is_file():
-            file = folder.with_suffix(".yaml")
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(yaml.safe_dump(to_dict(settings), sort_keys=False))
-            words = ["train", "--config", str(file), "--out", str(folder)]
-            started = (folder / "config.yaml").is_file()
-            slices.work(f"{method}, seed {seed}", words + (["--resume"] if started else []))
-        results[method].append(_result(folder, settings))
-        _check_start(folder, results[method][-1], results["sft"][-1])
+    runs = [_Run(out, method, wanted, seed) for seed in range(seeds or wanted.seeds) for method in methods]
+    # All others start from what stage 0 of their seed comes to.
+    for together in ([run for run in runs if run.method == "sft"], [run for run in runs if run.method != "sft"]):
+        found = {run.name: run.result() for run in together if run.finished}
+        slices.run({run.name: run.words() for run in together if run.name not in found})
+        for run in together:
+            result = found.get(run.name) or run.result()
+            results[run.method].append(result)
+            _check_start(run.folder, result, results["sft"][run.seed])
     return Comparison(wanted, out, results, slices.seconds)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A method's run with a seed, in a folder of its own."""
+
+    out: Path
+    method: str
+    preset: Preset
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}, seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        return self.out / f"seed-{self.seed}" / self.method
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "result.json").is_file()
+
+    def settings(self) -> TrainFile:
+        stage0 = self.folder.with_name("sft") / "checkpoint"
+        return settings_of(self.method, self.preset, self.out / "bags", stage0, self.seed)
+
+    def words(self) -> list[str]:
+        """The command that runs it, or what is left of it."""
+        file = self.folder.with_suffix(".yaml")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(yaml.safe_dump(to_dict(self.settings()), sort_keys=False))
+        started = (self.folder / "config.yaml").is_file()
+        return ["train", "--config", str(file), "--out", str(self.folder)] + (["--resume"] if started else [])
+
+    def result(self) -> dict[str, Any]:
+        """What it came to, if it is one of these settings."""
+        found: dict[str, Any] = json.loads((self.folder / "result.json").read_text())
+        settings = self.settings()
+        unused = () if settings.stage1.enabled else ("stage1", "stage2", "visits", "rounds")
+        differing = changed_settings(found["settings"], settings, str(self.folder / "result.json"))
+        changed = [key for key in differing if key not in unused]
+        if changed:
+            raise SettingsError(
+                f"--out: {self.folder} was run with other settings ({', '.join(changed)}); choose another folder"
+            )
+        return found
 
 
 def tabulate(
@@ -226,19 +265,6 @@ def _collecting(preset: Preset, bags: Path) -> list[list[str]]:
     ]  # fmt: skip
 
 
-def _result(folder: Path, settings: TrainFile) -> dict[str, Any]:
-    """The result of a finished run, if it is one of these settings."""
-    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    unused = () if settings.stage1.enabled else ("stage1", "stage2", "visits", "rounds")
-    differing = changed_settings(found["settings"], settings, str(folder / "result.json"))
-    changed = [key for key in differing if key not in unused]
-    if changed:
-        raise SettingsError(
-            f"--out: {folder} was run with other settings ({', '.join(changed)}); choose another folder"
-        )
-    return found
-
-
 def _check_start(folder: Path, result: Mapping[str, Any], sft: Mapping[str, Any]) -> None:
     """Refuse a run that did not start from this stage 0."""
     start = result["steps"]["00-stage0"].get("init", sft["selected"]["version"])
@@ -247,44 +273,3 @@ def _check_start(folder: Path, result: Mapping[str, Any], sft: Mapping[str, Any]
             f"--out: {folder} started from checkpoint {start}, stage 0 is now {sft['selected']['version']}; "
             "choose another folder"
         )
-
-
-class Slice:
-    """Runs commands one after the other until the slice is over; remembers what they took in all slices."""
-
-    def __init__(self, out: Path, minutes: float) -> None:
-        self._file = out / "seconds.json"
-        self._end = time.monotonic() + 60.0 * minutes
-        self._minutes = minutes
-        self.seconds: dict[str, float] = json.loads(self._file.read_text()) if self._file.is_file() else {}
-
-    def work(self, name: str, words: list[str]) -> None:
-        """Run a command of `irevla`, or what is left of it.
-
-        Raises:
-            RunError: The slice is over, or the command failed.
-        """
-        started = time.monotonic()
-        process = subprocess.Popen([sys.executable, "-m", "irevla_trainer.cli", *words])
-        over = False
-        try:
-            process.wait(max(self._end - started, 0.1))
-        except subprocess.TimeoutExpired:
-            over = True
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(_TIME_TO_STOP)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        except BaseException:
-            process.send_signal(signal.SIGINT)
-            process.wait()
-            raise
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
-            write_text(self._file, json.dumps(self.seconds, indent=2) + "\n")
-        if process.returncode != 0 and over:
-            raise RunError(f"the slice of {self._minutes:g} minutes is over in {name!r}; the same command goes on")
-        if process.returncode != 0:
-            raise RunError(f"{name!r} failed with exit code {process.returncode}: irevla {' '.join(words)}")

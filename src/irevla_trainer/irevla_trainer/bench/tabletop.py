@@ -34,9 +34,10 @@ def run(
     minutes: float = 60.0,
     seeds: int | None = None,
     device: str | None = None,
+    parallel: int | None = None,
 ) -> BenchResult:
     """Run what is left of the benchmark, or as much of it as the slice allows; see `methods.compare`."""
-    found = compare("tabletop", preset, out, minutes, seeds, device, METHODS)
+    found = compare("tabletop", preset, out, minutes, seeds, device, parallel, METHODS)
     spent = robot_seconds_of(found.preset, found.results["ire_vla"])
     frame = frame_seconds(found.preset)
 

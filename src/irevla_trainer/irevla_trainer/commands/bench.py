@@ -78,7 +78,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seeds", type=_count, help="metaworld, kitchen, tabletop: runs of every method (default: the preset's)"
     )
     parser.add_argument(
-        "--parallel", type=_count, help="stability: runs at a time, for machines of many cores (default: 1)"
+        "--parallel",
+        type=_count,
+        help="metaworld, kitchen, tabletop, stability: runs at a time, each with its part of the cores "
+        "(default: the preset's, or 1)",
     )
     parser.add_argument("--actions", type=_count, help="safety: how many are proposed (default: 1000000)")
     parser.add_argument("--trials", type=_count, help="safety: of every fault (default: 5)")

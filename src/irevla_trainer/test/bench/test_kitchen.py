@@ -81,12 +81,13 @@ def test_the_left_door_counts_among_both_categories():
 def test_tasks_with_few_demonstrations_are_recorded_by_a_command_of_their_own(tmp_path: Path, monkeypatch):
     asked = []
 
-    def work(self: methods.Slice, name: str, words: list[str]) -> None:
-        if words[0] == "train":
-            raise KeyboardInterrupt
-        asked.append(words)
+    def run(self: methods.Slice, commands: dict[str, list[str]]) -> None:
+        for words in commands.values():
+            if words[0] == "train":
+                raise KeyboardInterrupt
+            asked.append(words)
 
-    monkeypatch.setattr(methods.Slice, "work", work)
+    monkeypatch.setattr(methods.Slice, "run", run)
     with pytest.raises(KeyboardInterrupt):
         kitchen.run("cpu", tmp_path)
     common = {"--world": "kitchen", "--robot": "panda_kitchen_held", "--out": str(tmp_path / "bags")}

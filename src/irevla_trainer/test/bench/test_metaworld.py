@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from irevla_policy.errors import RunError
 from irevla_policy.settings import SettingsError, to_dict
 from irevla_policy.sim.tasks import load_tasks
 from irevla_trainer.bench import comparison, metaworld, methods
@@ -17,7 +15,6 @@ from irevla_trainer.evaluate import EvaluationTask
 from irevla_trainer.loop.paper import PAPER
 
 PRESET, FULL = (methods.load_preset("metaworld", name) for name in ("cpu", "full"))
-POPEN = methods.subprocess.Popen
 CATEGORIES = ("expert", "rl", "unseen")
 
 
@@ -62,7 +59,7 @@ def test_more_visits_have_no_more_decisions_and_no_more_updates():
 @pytest.mark.parametrize(
     ("visits", "message"),
     [
-        ({"sft": 2}, "visits: expected one of ire_vla"),
+        ({"sft": 2}, "visits: expected one of ppo_replay, frozen, ire_vla, found 'sft'"),
         ({"ire_vla": 0}, r"visits: ire_vla: must be in \[1, 1200\], one decision and one update each, found 0"),
     ],
 )
@@ -141,24 +138,6 @@ def test_targets_that_are_missed_are_named(worse: dict, missed: str):
     assert missed in table(**(GOOD | worse)).missed
 
 
-def commands(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    """Let every command of a slice be this Python code."""
-    monkeypatch.setattr(methods.subprocess, "Popen", lambda words: POPEN([sys.executable, "-c", code]))
-
-
-def test_a_slice_that_is_over_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # As `irevla` does: a shell lets what it starts in the background ignore SIGINT.
-    heeds = "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler); time.sleep(60)"
-    commands(monkeypatch, heeds)
-    with pytest.raises(RunError, match=r"slice of 0\.05 minutes is over in 'sft'.*the same command goes on"):
-        methods.Slice(tmp_path, 0.05).work("sft", ["train"])
-    commands(monkeypatch, "pass")
-    again = methods.Slice(tmp_path, 1.0)
-    spent = again.seconds["sft"]
-    again.work("sft", ["train"])
-    assert again.seconds["sft"] > spent > 0.0
-
-
 def stored(out: Path, method: str, seed: int = 0, **changes: object) -> None:
     """Let a method's run be finished."""
     folder = out / "seed-0" / method
@@ -172,13 +151,14 @@ def test_methods_with_a_result_are_not_run_again(tmp_path: Path, monkeypatch: py
         stored(tmp_path, method)
     ran = []
 
-    def work(self: methods.Slice, name: str, words: list[str]) -> None:
-        ran.append(name)
-        if words[0] == "train":
-            assert words[-1] == str(tmp_path / "seed-0" / "sft")
-            stored(tmp_path, "sft")
+    def run(self: methods.Slice, commands: dict[str, list[str]]) -> None:
+        ran.extend(commands)
+        for words in commands.values():
+            if words[0] == "train":
+                assert words[-1] == str(tmp_path / "seed-0" / "sft")
+                stored(tmp_path, "sft")
 
-    monkeypatch.setattr(methods.Slice, "work", work)
+    monkeypatch.setattr(methods.Slice, "run", run)
     assert metaworld.run("cpu", tmp_path).figures["ire_vla_rl"] == 0.96
     assert ran == ["collect", "sft, seed 0"]
 
@@ -193,7 +173,7 @@ def test_methods_with_a_result_are_not_run_again(tmp_path: Path, monkeypatch: py
 def test_results_of_something_else_are_refused(tmp_path: Path, monkeypatch, changes: dict, message: str):
     for method in comparison.METHODS:
         stored(tmp_path, method, **(changes if method == "frozen" else {}))
-    monkeypatch.setattr(methods.Slice, "work", lambda self, name, words: None)
+    monkeypatch.setattr(methods.Slice, "run", lambda self, commands: None)
     with pytest.raises(SettingsError, match=message):
         metaworld.run("cpu", tmp_path)
 
@@ -205,7 +185,7 @@ def test_what_sft_does_not_have_may_change_after_it(tmp_path: Path, monkeypatch:
     found = json.loads(file.read_text())
     found["settings"]["stage2"]["sft"]["steps"] += 1
     file.write_text(json.dumps(found))
-    monkeypatch.setattr(methods.Slice, "work", lambda self, name, words: None)
+    monkeypatch.setattr(methods.Slice, "run", lambda self, commands: None)
     assert metaworld.run("cpu", tmp_path).figures["ire_vla_rl"] == 0.96
     found["settings"]["stage0"]["epochs"] += 1
     file.write_text(json.dumps(found))
@@ -216,7 +196,7 @@ def test_what_sft_does_not_have_may_change_after_it(tmp_path: Path, monkeypatch:
 def test_more_demonstrations_than_wanted_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for number in range(51):
         (tmp_path / "bags" / f"door-open_{number:06d}").mkdir(parents=True)
-    monkeypatch.setattr(methods.Slice, "work", lambda self, name, words: None)
+    monkeypatch.setattr(methods.Slice, "run", lambda self, commands: None)
     with pytest.raises(SettingsError, match="has 51 demonstrations of door-open, the preset wants 50; choose another"):
         metaworld.run("cpu", tmp_path)
 
@@ -227,11 +207,5 @@ def test_recordings_that_were_set_aside_are_not_counted(tmp_path: Path, monkeypa
     names = [f"door-open_{number:06d}" for number in range(50)]
     for name in (*names, "door-open_000023_aborted", "door-open_000023_aborted1"):
         (tmp_path / "bags" / name).mkdir(parents=True)
-    monkeypatch.setattr(methods.Slice, "work", lambda self, name, words: None)
+    monkeypatch.setattr(methods.Slice, "run", lambda self, commands: None)
     assert metaworld.run("cpu", tmp_path).figures["ire_vla_rl"] == 0.96
-
-
-def test_a_method_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    commands(monkeypatch, "raise SystemExit(3)")
-    with pytest.raises(RunError, match="'frozen' failed with exit code 3: irevla train --out x"):
-        methods.Slice(tmp_path, 1.0).work("frozen", ["train", "--out", "x"])
