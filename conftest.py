@@ -16,7 +16,8 @@ from irevla_policy.graph.environment import default_environment
 # values are kept, but that processes beside each other count on from a domain that was set; a run without any takes
 # domains of its own.
 for _name, _value in default_environment().items():
-    os.environ.setdefault(_name, _value)
+    if _name != "PYTHONUNBUFFERED":  # what a command prints has to come without
+        os.environ.setdefault(_name, _value)
 os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(20, 80)))
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ["ROS_DOMAIN_ID"] = str(int(os.environ["ROS_DOMAIN_ID"]) + 1 + int(worker.removeprefix("gw")))

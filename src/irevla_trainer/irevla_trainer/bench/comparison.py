@@ -14,7 +14,7 @@ from irevla_trainer.report import Report
 from irevla_trainer.statistics import Rate, paired_difference
 
 METHODS = ("sft", "ppo_replay", "frozen", "ire_vla")
-"""In the order in which they run, the longest first after stage 0; see `irevla_trainer.bench.methods`."""
+"""In the order of tables and charts, and in which the runs of a seed begin: after stage 0 the longest first."""
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Method to the `result.json` of its runs, one for every seed."""
@@ -67,7 +67,7 @@ def figures_of(results: Results, seconds: Mapping[str, float], columns: Sequence
 
     Args:
         results: Method to its runs.
-        seconds: What to the wall time that it took.
+        seconds: What to its share of the wall time.
         columns: Of the table.
     """
     figures = {

@@ -38,7 +38,7 @@ def table(results: Results, seconds: Mapping[str, float], hours: float = 0.0) ->
 
     Args:
         results: Method to its runs.
-        seconds: What to the wall time that it took.
+        seconds: What to its share of the wall time.
         hours: Target for all of it; 0 for none.
     """
     details = details_of(results, seconds, CATEGORY_COLUMNS) | {"paper": PAPER["metaworld"], "goal": GOAL}

@@ -47,7 +47,9 @@ class Preset:
         "updates of stage 2",
     )
     seeds: int = setting(1, "Runs of every method, whose test episodes are pooled", at_least=1)
-    parallel: int = setting(1, "Runs at a time, each with its part of the cores", at_least=1)
+    parallel: int = setting(
+        1, "Runs at a time, each with its part of the cores unless train.threads is set", at_least=1
+    )
     hours: float = setting(0.0, "Target for the wall time of all slices, h; 0 for none", at_least=0.0)
 
     def __post_init__(self) -> None:
@@ -77,7 +79,7 @@ class Comparison:
         preset: What was run.
         out: Where.
         results: Method to the `result.json` of its runs.
-        seconds: What to the wall time that it took, in all slices.
+        seconds: What to its share of the wall time of all slices.
     """
 
     preset: Preset
@@ -152,20 +154,16 @@ def compare(
     out = out or Path("runs") / f"{benchmark}-{Path(preset).stem.removeprefix(f'{benchmark}-')}"
     out.mkdir(parents=True, exist_ok=True)
     slices = Slice(out, minutes, parallel or wanted.parallel)
-    bags = out / "bags"
-    for number, words in enumerate(_collecting(wanted, bags)):
-        slices.run({"collect" if number == 0 else f"collect {number + 1}": words})
-    _check_bags(wanted, bags)
-    results: dict[str, list[Any]] = {method: [] for method in methods}
     runs = [_Run(out, method, wanted, seed) for seed in range(seeds or wanted.seeds) for method in methods]
+    found = {run.name: run.result() for run in runs if run.finished}
+    for number, words in enumerate(_collecting(wanted, out / "bags")):
+        slices.run({"collect" if number == 0 else f"collect {number + 1}": words})
+    _check_bags(wanted, out / "bags")
     # All others start from what stage 0 of their seed comes to.
     for together in ([run for run in runs if run.method == "sft"], [run for run in runs if run.method != "sft"]):
-        found = {run.name: run.result() for run in together if run.finished}
         slices.run({run.name: run.words() for run in together if run.name not in found})
-        for run in together:
-            result = found.get(run.name) or run.result()
-            results[run.method].append(result)
-            _check_start(run.folder, result, results["sft"][run.seed])
+        found |= {run.name: run.result() for run in runs if run.finished}
+    results = {method: [found[run.name] for run in runs if run.method == method] for method in methods}
     return Comparison(wanted, out, results, slices.seconds)
 
 
@@ -195,7 +193,7 @@ class _Run:
         return settings_of(self.method, self.preset, self.out / "bags", stage0, self.seed)
 
     def words(self) -> list[str]:
-        """The command that runs it, or what is left of it."""
+        """The command that runs it, or what is left of it; writes the file that it reads."""
         file = self.folder.with_suffix(".yaml")
         file.parent.mkdir(exist_ok=True)
         file.write_text(yaml.safe_dump(to_dict(self.settings()), sort_keys=False))
@@ -203,7 +201,11 @@ class _Run:
         return ["train", "--config", str(file), "--out", str(self.folder)] + (["--resume"] if started else [])
 
     def result(self) -> dict[str, Any]:
-        """What it came to, if it is one of these settings."""
+        """What it came to.
+
+        Raises:
+            SettingsError: It is of other settings, or started from another stage 0.
+        """
         found: dict[str, Any] = json.loads((self.folder / "result.json").read_text())
         settings = self.settings()
         unused = () if settings.stage1.enabled else ("stage1", "stage2", "visits", "rounds")
@@ -213,6 +215,14 @@ class _Run:
             raise SettingsError(
                 f"--out: {self.folder} was run with other settings ({', '.join(changed)}); choose another folder"
             )
+        stage0 = self.folder.with_name("sft") / "result.json"
+        if self.method != "sft" and stage0.is_file():
+            start = found["steps"]["00-stage0"]["init"]
+            now = json.loads(stage0.read_text())["selected"]["version"]
+            if start != now:
+                raise SettingsError(
+                    f"--out: {self.folder} started from checkpoint {start}, stage 0 is now {now}; choose another folder"
+                )
         return found
 
 
@@ -263,13 +273,3 @@ def _collecting(preset: Preset, bags: Path) -> list[list[str]]:
          "--episodes", str(number), "--robot", preset.train.robot, "--out", str(bags)]
         for number in dict.fromkeys(numbers.values())
     ]  # fmt: skip
-
-
-def _check_start(folder: Path, result: Mapping[str, Any], sft: Mapping[str, Any]) -> None:
-    """Refuse a run that did not start from this stage 0."""
-    start = result["steps"]["00-stage0"].get("init", sft["selected"]["version"])
-    if start != sft["selected"]["version"]:
-        raise SettingsError(
-            f"--out: {folder} started from checkpoint {start}, stage 0 is now {sft['selected']['version']}; "
-            "choose another folder"
-        )

@@ -55,7 +55,7 @@ def table(
 
     Args:
         results: Method to its runs.
-        seconds: What to the wall time that it took.
+        seconds: What to its share of the wall time.
         hours: Target for all of it; 0 for none.
         spent: Stage 1 to its time on the arm, s; see `robot_seconds_of`.
         frame: What an image costs, s.

@@ -138,12 +138,15 @@ def test_targets_that_are_missed_are_named(worse: dict, missed: str):
     assert missed in table(**(GOOD | worse)).missed
 
 
-def stored(out: Path, method: str, seed: int = 0, **changes: object) -> None:
-    """Let a method's run be finished."""
-    folder = out / "seed-0" / method
+def stored(out: Path, method: str, seed: int = 0, of_seed: int | None = None, **changes: object) -> None:
+    """Let a method's run be finished, that of another seed if it has one."""
+    folder = out / f"seed-{seed}" / method
     folder.mkdir(parents=True)
-    settings = methods.settings_of(method, PRESET, out / "bags", out / "seed-0" / "sft" / "checkpoint", seed)
-    (folder / "result.json").write_text(json.dumps(result(GOOD[method], settings=to_dict(settings)) | changes))
+    stage0 = out / f"seed-{seed}" / "sft" / "checkpoint"
+    settings = methods.settings_of(method, PRESET, out / "bags", stage0, seed if of_seed is None else of_seed)
+    found = result(GOOD[method], settings=to_dict(settings))
+    found["steps"]["00-stage0"] |= {} if method == "sft" else {"init": "v0"}
+    (folder / "result.json").write_text(json.dumps(found | changes))
 
 
 def test_methods_with_a_result_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -166,7 +169,7 @@ def test_methods_with_a_result_are_not_run_again(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 3}, r"seed-0/frozen was run with other settings \(seed\)"),
+        ({"of_seed": 3}, r"seed-0/frozen was run with other settings \(seed\)"),
         ({"steps": {"00-stage0": {"init": "v1"}}}, r"seed-0/frozen started from checkpoint v1, stage 0 is now v0"),
     ],
 )
@@ -176,6 +179,37 @@ def test_results_of_something_else_are_refused(tmp_path: Path, monkeypatch, chan
     monkeypatch.setattr(methods.Slice, "run", lambda self, commands: None)
     with pytest.raises(SettingsError, match=message):
         metaworld.run("cpu", tmp_path)
+
+
+def test_a_run_from_another_stage_0_is_refused_before_others_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stored(tmp_path, "sft")
+    stored(tmp_path, "frozen", steps={"00-stage0": {"init": "v1"}})
+    monkeypatch.setattr(methods.Slice, "run", lambda self, commands: pytest.fail(f"{list(commands)} ran"))
+    with pytest.raises(SettingsError, match="seed-0/frozen started from checkpoint v1"):
+        metaworld.run("cpu", tmp_path)
+
+
+def test_stage_0_comes_before_all_that_start_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ran, at_a_time = [], []
+
+    def begin(self: methods.Slice, out: Path, minutes: float, parallel: int) -> None:
+        at_a_time.append(parallel)
+        self.seconds = {}
+
+    def run(self: methods.Slice, commands: dict[str, list[str]]) -> None:
+        ran.append(list(commands))
+        for name in commands:
+            if ", seed " in name:
+                method, seed = name.split(", seed ")
+                stored(tmp_path, method, int(seed))
+
+    monkeypatch.setattr(methods.Slice, "__init__", begin)
+    monkeypatch.setattr(methods.Slice, "run", run)
+    assert metaworld.run("cpu", tmp_path, seeds=2).details["tasks"]["ire_vla"]["rl task"]["episodes"] == 100
+    others = [f"{method}, seed {seed}" for seed in (0, 1) for method in ("ppo_replay", "frozen", "ire_vla")]
+    assert ran == [["collect"], ["sft, seed 0", "sft, seed 1"], others]
+    metaworld.run("cpu", tmp_path, parallel=5)
+    assert at_a_time == [PRESET.parallel, 5]
 
 
 def test_what_sft_does_not_have_may_change_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
