@@ -72,7 +72,12 @@ def _sections(cls: Any, defaults: Any, path: str, known: dict[Any, tuple[str, An
         if inner is not None:
             value = inner if field.default_factory is dataclasses.MISSING else field.default_factory()
             where = f"{path}.{field.name}" if path else field.name
-            yield from _sections(inner, value, f"{where}[]" if _is_list(hints[field.name]) else where, known)
+            where = f"{where}[]" if _is_list(hints[field.name]) else where
+            sections = _sections(inner, value, where, known)
+            # No value, or none in the list: there need not be any.
+            optional = field.default is None or field.default == ()
+            yield next(sections) + ("May be left out.\n\n" if optional else "")
+            yield from sections
 
 
 def _inner(kind: Any) -> Any:
@@ -89,7 +94,7 @@ def _default(settings: Any, field: dataclasses.Field[Any]) -> str:
     """Of a settings object, or of a class whose fields are all that there is."""
     value = field.default if isinstance(settings, type) else getattr(settings, field.name)
     if value is dataclasses.MISSING:
-        return "required"
+        return "the URDF's" if "of the URDF when left out" in constraint(field).doc else "required"
     if value is None:
         return "left out"
     if isinstance(value, bool):

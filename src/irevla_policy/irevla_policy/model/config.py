@@ -42,7 +42,7 @@ class ModelSettings:
         "Whether the heads also see the images' tokens as the language model gets them, of BLIP-2 its patches: these "
         "tell places apart that a frozen language model does not, at several times the tokens",
     )
-    chunk: int = setting(1, "Actions predicted at once", at_least=1, at_most=256)
+    chunk: int = setting(1, "Actions predicted at once; 1 for reinforcement learning", at_least=1, at_most=256)
     learner_slots: int = setting(8, "Attention maps of the token learner; divides the backbone's width", at_least=1)
     head_width: int = setting(256, "Width of the hidden layers of a head", at_least=1, at_most=8192)
     head_layers: int = setting(2, "Hidden layers of a head", at_least=0, at_most=8)

@@ -1,7 +1,8 @@
 """`irevla_player`: plays bags onto the graph, for a recorder that takes them as if the robot were live.
 
 Each bag is an episode of the recorder. Messages are sent reliably, and no more of them than the recorder has room for:
-at any rate none is dropped. /clock shows the time of the bag.
+at any rate none is dropped. /clock shows the time of the bag. The joint commands of a bag are played too, and no guard
+looks at them: beside anybody else who publishes what the bag holds, a robot or a simulator, nothing is played.
 """
 
 from __future__ import annotations
@@ -46,7 +47,14 @@ _WINDOW = 50
 _POLL = 0.002
 """s between two questions how many the recorder has taken."""
 
+_SETTLE = 1.0
+"""s after which whoever is on the graph has been found."""
+
 _RECORDER = "irevla_recorder"
+
+
+class LiveGraphError(UserError):
+    """A robot or a simulator is on the graph."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,7 @@ class Player:
         self._publishers: dict[str, Publisher] = {}
         self._clock = client.node.create_publisher(Clock, _CLOCK, 10)
         self._shown = 0
+        self._settled = time.monotonic() + _SETTLE
 
     @property
     def has_recorder(self) -> bool:
@@ -97,13 +106,14 @@ class Player:
         """Play one bag.
 
         Raises:
-            UserError: It cannot be read.
+            UserError: It cannot be read, or somebody else publishes what it holds (`LiveGraphError`).
             RunError: There is no recorder, or it does not go on.
         """
         info = describe(bag)
         with closing(open_reader(bag)) as reader:
             names = [name for name in reader.topics if name not in _NOT_PLAYED and self._can_publish(reader, name)]
             self._connect(reader, names)
+            self._check_alone([name for name in names if not self._latched(reader, name)])
             messages = iter(reader.messages(names))
             # What is in force when the episode begins, the instruction above all, is known before it does.
             first, asked = next(messages, None), False
@@ -111,7 +121,7 @@ class Player:
                 self._publish(first)
                 asked |= first.topic == INSTRUCTION
                 first = next(messages, None)
-            if INSTRUCTION in names and not asked:
+            if INSTRUCTION in self._publishers and not asked:
                 # Nothing was asked for yet; what the bag before ended with no longer counts.
                 self._publishers[INSTRUCTION].publish(String())
             copy = self._start(info)
@@ -137,6 +147,18 @@ class Player:
         self._client.wait(
             lambda: any(self._is_recorded(name) for name in names), deadline, "no irevla_recorder on this graph"
         )
+
+    def _check_alone(self, names: list[str]) -> None:
+        """Refuse to play beside a robot or a simulator."""
+        time.sleep(max(self._settled - time.monotonic(), 0.0))
+        own = self._client.node.get_name()
+        for name in names:
+            for entry in self._client.node.get_publishers_info_by_topic(name):
+                if entry.node_name != own:
+                    raise LiveGraphError(
+                        f"{name} is also published by {entry.node_name}: beside a robot or a simulator the recorded "
+                        "commands would reach it past the guard; stop it, or play on another domain (domain_id:=)"
+                    )
 
     def _can_publish(self, reader: BagReader, name: str) -> bool:
         kind, count = reader.topics[name].type, reader.topics[name].count
@@ -246,7 +268,7 @@ def _run(arguments: list[str]) -> int:
     """Play everything; returns how many bags were not played whole.
 
     Raises:
-        UserError: There are no such bags, or a parameter is wrong.
+        UserError: There are no such bags, a parameter is wrong, or somebody else publishes what is to be played.
         RunError: There is no recorder any more.
         KeyboardInterrupt: Told to end.
     """
@@ -263,6 +285,8 @@ def _run(arguments: list[str]) -> int:
             except KeyboardInterrupt:
                 log.warning(f"told to end: {left}")
                 raise
+            except LiveGraphError as error:
+                raise LiveGraphError(f"{error}; {left}") from None
             except (UserError, RunError) as error:
                 log.error(f"{bag}: not played: {error}")
                 problems += 1

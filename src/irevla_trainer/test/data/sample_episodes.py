@@ -209,7 +209,7 @@ def write_foreign(path: Path, steps: int = 20, *, offset: int = 0, names: tuple[
         Topic(PROFILE.command.topic, "trajectory_msgs/msg/JointTrajectory", offer),
         Topic(topics.INSTRUCTION, "std_msgs/msg/String", offer),
     ]
-    writer = open_writer(path, declared)
+    writer = open_writer(path, [topic for topic in declared if topic.name not in names])
 
     def write(topic: str, data: bytes, time: int) -> None:
         if topic not in names:

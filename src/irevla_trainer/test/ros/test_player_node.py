@@ -16,6 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sample_episodes import PROFILE, text, write_episode, write_foreign
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
 
 from irevla_msgs.msg import EpisodeInfo
 from irevla_msgs.srv import StartEpisode, StopEpisode
@@ -28,7 +31,7 @@ from irevla_policy.recording.storage import BagError, Offer, Topic, find_bags, o
 from irevla_policy.recording.topics import EPISODE_INFO, INSTRUCTION, LATCHED
 from irevla_policy.ros import qos
 from irevla_trainer.cli import main
-from irevla_trainer.data.dataset import Wanted, load_dataset
+from irevla_trainer.data.dataset import DatasetError, Wanted, load_dataset
 from irevla_trainer.ros.graph_client import GraphClient
 
 
@@ -102,6 +105,17 @@ def test_a_plain_recording_becomes_an_episode(tmp_path):
     again = replay(tmp_path, bag, rate="20")
     (episode,) = load_dataset([again], PROFILE).episodes
     assert (episode.info.source, episode.info.success, episode.info.labelled_by) == ("human", "yes", "operator")
+
+
+def test_a_bag_without_an_instruction_gets_what_the_graph_is_asked_for(tmp_path):
+    bag = write_foreign(tmp_path / "bags" / "teleoperated", 20, names=(INSTRUCTION,))
+    with pytest.raises(DatasetError, match="no instruction"):
+        load_dataset([bag], PROFILE)
+    with GraphClient("operator") as operator:
+        operator.node.create_publisher(String, INSTRUCTION, qos.latched()).publish(String(data="pick up the carrot"))
+        again = replay(tmp_path, bag)
+    (episode,) = load_dataset([again], PROFILE, Wanted(success_only=False)).episodes
+    assert set(episode.instructions) == {"pick up the carrot"} and len(episode) > 15
 
 
 def test_an_instruction_ends_with_its_bag(tmp_path):
@@ -256,3 +270,22 @@ def test_without_a_recorder_the_player_says_so(tmp_path):
     assert done.returncode == 1
     assert f"{tmp_path / 'bags' / 'first'}: not played: no irevla_recorder on this graph" in done.stderr
     assert done.stderr.endswith("error: no recorder: 2 of 2 bags were not played\n")
+
+
+def test_beside_a_robot_nothing_is_played(tmp_path):
+    for name in ("first", "second"):
+        write_episode(tmp_path / "bags" / name, 3)
+    heard = []
+    with GraphClient("joint_state_broadcaster") as robot:
+        robot.node.create_publisher(JointState, PROFILE.joint_states_topic, qos.sensor())
+        robot.node.create_subscription(JointTrajectory, PROFILE.command.topic, heard.append, qos.recorded())
+        words = {"bag": str(tmp_path / "bags"), "rate": "0", "record": str(tmp_path / "again")}
+        with Supervisor(find_graph("replay").resolve(words), log_dir=tmp_path / "logs") as nodes:
+            with pytest.raises(Exception, match="irevla_player ended"):
+                nodes.wait(60)
+            robot.serve(1.0)
+    problem = f"error: {PROFILE.joint_states_topic} is also published by joint_state_broadcaster"
+    assert problem in log(tmp_path) and log(tmp_path).endswith("; 2 of 2 bags were not played\n")
+    assert not heard
+    with pytest.raises(BagError):
+        find_bags(tmp_path / "again")
