@@ -14,7 +14,7 @@ from irevla_trainer.report import Report
 from irevla_trainer.statistics import Rate, paired_difference
 
 METHODS = ("sft", "ppo_replay", "frozen", "ire_vla")
-"""In the order of tables and charts, and in which the runs of a seed begin: after stage 0 the longest first."""
+"""In the order of tables and charts, and in which the runs of a seed begin: after stage 0 the longest, PPO-Replay."""
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Method to the `result.json` of its runs, one for every seed."""

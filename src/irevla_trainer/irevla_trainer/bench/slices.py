@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -79,8 +80,7 @@ class Slice:
                 self._watch(running)
                 for name in [name for name, process in running.items() if process.returncode is not None]:
                     code = running.pop(name).returncode
-                    if name in self._printers:
-                        self._printers.pop(name).join(_LAST_WORDS)
+                    self._hear_out(name)
                     if code != 0:
                         raise RunError(f"{name!r} failed with exit code {code}: irevla {' '.join(commands[name])}")
         finally:
@@ -94,7 +94,7 @@ class Slice:
         if self._parallel == 1:
             return subprocess.Popen(command, text=True)
         threads = str(max(len(os.sched_getaffinity(0)) // self._parallel, 1))
-        environment = {"OMP_NUM_THREADS": threads, **os.environ}
+        environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         )
@@ -124,6 +124,13 @@ class Slice:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for name in running:
+            self._hear_out(name)
+
+    def _hear_out(self, name: str) -> None:
+        """Let the last lines of a command that has ended be printed."""
+        if name in self._printers:
+            self._printers.pop(name).join(_LAST_WORDS)
 
     def _count(self, running: Collection[str]) -> None:
         """Share the time since the last count among what runs, and write it down."""
@@ -136,4 +143,6 @@ class Slice:
 
 def _print_lines(name: str, lines: TextIO) -> None:
     for line in lines:
-        print(f"{name}: {line}", end="", flush=True)
+        # A command waits when nobody reads: reading goes on when the terminal is gone, or has no such letters.
+        with suppress(OSError, ValueError):
+            print(f"{name}: {line}", end="", flush=True)

@@ -11,7 +11,7 @@ import importlib
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +48,15 @@ _POLL = 0.002
 """s between two questions how many the recorder has taken."""
 
 _SETTLE = 1.0
-"""s after which whoever is on the graph has been found."""
+"""s after which whoever is on the graph has been found, and between two looks at it."""
 
 _RECORDER = "irevla_recorder"
+
+_RECORDERS = (_RECORDER, "rosbag2_recorder")
+"""Who may take joint commands."""
+
+_COMMANDS = ("trajectory_msgs/msg/JointTrajectory", "std_msgs/msg/Float64MultiArray")
+"""Types of joint commands."""
 
 
 class LiveGraphError(UserError):
@@ -95,7 +101,8 @@ class Player:
         self._publishers: dict[str, Publisher] = {}
         self._clock = client.node.create_publisher(Clock, _CLOCK, 10)
         self._shown = 0
-        self._settled = time.monotonic() + _SETTLE
+        self._instructed = False
+        self._checked = time.monotonic()
 
     @property
     def has_recorder(self) -> bool:
@@ -113,7 +120,9 @@ class Player:
         with closing(open_reader(bag)) as reader:
             names = [name for name in reader.topics if name not in _NOT_PLAYED and self._can_publish(reader, name)]
             self._connect(reader, names)
-            self._check_alone([name for name in names if not self._latched(reader, name)])
+            alone = [name for name in names if not self._latched(reader, name)]
+            time.sleep(max(self._checked + _SETTLE - time.monotonic(), 0.0))
+            self._check_alone(alone, reader)
             messages = iter(reader.messages(names))
             # What is in force when the episode begins, the instruction above all, is known before it does.
             first, asked = next(messages, None), False
@@ -121,12 +130,12 @@ class Player:
                 self._publish(first)
                 asked |= first.topic == INSTRUCTION
                 first = next(messages, None)
-            if INSTRUCTION in self._publishers and not asked:
-                # Nothing was asked for yet; what the bag before ended with no longer counts.
+            if self._instructed and not asked:
+                # Nothing was asked for yet; what a bag before ended with no longer counts.
                 self._publishers[INSTRUCTION].publish(String())
             copy = self._start(info)
             try:
-                sent = self._send(_with(first, messages))
+                sent = self._send(_with(first, messages), lambda: self._check_alone(alone, reader))
                 stopped = self._stop(info, sent)
             except BaseException:
                 # What went wrong may be that the recorder has ended the episode, or is gone.
@@ -148,17 +157,21 @@ class Player:
             lambda: any(self._is_recorded(name) for name in names), deadline, "no irevla_recorder on this graph"
         )
 
-    def _check_alone(self, names: list[str]) -> None:
-        """Refuse to play beside a robot or a simulator."""
-        time.sleep(max(self._settled - time.monotonic(), 0.0))
-        own = self._client.node.get_name()
+    def _check_alone(self, names: list[str], reader: BagReader) -> None:
+        """Refuse to play beside a robot or a simulator: who publishes such topics, or takes joint commands."""
+        self._checked = time.monotonic()
+        node = self._client.node
         for name in names:
-            for entry in self._client.node.get_publishers_info_by_topic(name):
-                if entry.node_name != own:
-                    raise LiveGraphError(
-                        f"{name} is also published by {entry.node_name}: beside a robot or a simulator the recorded "
-                        "commands would reach it past the guard; stop it, or play on another domain (domain_id:=)"
-                    )
+            others = [entry.node_name for entry in node.get_publishers_info_by_topic(name)]
+            if reader.topics[name].type in _COMMANDS:
+                others += [entry.node_name for entry in node.get_subscriptions_info_by_topic(name)]
+            # Names of command-line tools begin with an underscore.
+            others = [one for one in others if one not in (node.get_name(), *_RECORDERS) and not one.startswith("_")]
+            if others:
+                raise LiveGraphError(
+                    f"{others[0]} is on {name}, too: beside a robot or a simulator the recorded commands would reach "
+                    "it past the guard; stop it, or play on another domain (domain_id:=)"
+                )
 
     def _can_publish(self, reader: BagReader, name: str) -> bool:
         kind, count = reader.topics[name].type, reader.topics[name].count
@@ -167,12 +180,14 @@ class Player:
             self._client.node.get_logger().warning(f"{name} is not played: message type {kind} is not installed")
         return known
 
-    def _send(self, messages: Iterable[Message]) -> int:
-        """Send all messages in their time; returns how many of them the recorder was to take."""
+    def _send(self, messages: Iterable[Message], check: Callable[[], None]) -> int:
+        """Send all messages in their time, with a check now and then; returns how many the recorder was to take."""
         recorded = {name for name in self._publishers if self._is_recorded(name)}
         sent = taken = 0
         start, first = time.monotonic(), None
         for message in messages:
+            if time.monotonic() > self._checked + _SETTLE:
+                check()
             first = message.log_time if first is None else first
             if self._rate:
                 pause = (message.log_time - first) * 1e-9 / self._rate - (time.monotonic() - start)
@@ -210,6 +225,7 @@ class Player:
             self._shown = message.log_time
             self._clock.publish(Clock(clock=time_message(message.log_time)))
         self._publishers[message.topic].publish(bytes(message.data))
+        self._instructed |= message.topic == INSTRUCTION
 
     def _start(self, info: episode.EpisodeInfo) -> Path:
         request = StartEpisode.Request(

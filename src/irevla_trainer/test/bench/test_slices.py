@@ -63,7 +63,7 @@ def test_a_slice_that_is_over_goes_on_later(tmp_path: Path, python: list):
 
 
 def test_nothing_begins_after_the_end_of_a_slice(tmp_path: Path, python: list):
-    over = slices.Slice(tmp_path, 1e-6)
+    over = slices.Slice(tmp_path, -1.0)
     with pytest.raises(RunError, match="is over in 'sft'"):
         over.run({"sft": ["pass"]})
     assert not python
@@ -78,6 +78,7 @@ mark, *others = map(pathlib.Path, sys.argv[1:])
 mark.write_text(os.environ["OMP_NUM_THREADS"])
 while not all(other.exists() for other in others):
     time.sleep(0.01)
+time.sleep(1.5)  # together: whoever counted this twice would come to more than has passed
 """
     a, b, c = (tmp_path / name for name in "abc")
     started = time.monotonic()
@@ -85,14 +86,14 @@ while not all(other.exists() for other in others):
     slice_.run({"a": [meets, str(a), str(b)], "b": [meets, str(b), str(a)], "c": [meets, str(c), str(a), str(b)]})
     took = time.monotonic() - started
     assert [path.read_text() for path in (a, b, c)] == ["4", "4", "4"]
-    assert sum(slice_.seconds.values()) == pytest.approx(took, abs=0.1)
+    assert took - 1.0 < sum(slice_.seconds.values()) <= took
     assert noted(tmp_path) == slice_.seconds
 
 
 def test_no_more_run_together_than_asked_for(tmp_path: Path, python: list):
     up = tmp_path / "up"
     with pytest.raises(RunError, match="is over in 'a' and 'b'"):
-        slices.Slice(tmp_path, 0.02, parallel=2).run({name: [WAITS, str(up)] for name in "abc"})
+        slices.Slice(tmp_path, 0.05, parallel=2).run({name: [WAITS, str(up)] for name in "abc"})
     assert len(python) == 2
 
 
@@ -136,4 +137,5 @@ def test_ctrl_c_ends_what_runs_and_keeps_its_time(tmp_path: Path, python: list, 
     with pytest.raises(KeyboardInterrupt):
         slices.Slice(tmp_path, 1.0, parallel=2).run({mark.name: [WAITS, str(mark)] for mark in marks})
     assert [process.returncode for process in python] == [-signal.SIGINT] * 2
-    assert sum(noted(tmp_path).values()) == pytest.approx(time.monotonic() - started, abs=0.1)
+    took = time.monotonic() - started
+    assert took - 1.0 < sum(noted(tmp_path).values()) <= took
