@@ -2,7 +2,7 @@
 
 Each bag is an episode of the recorder. Messages are sent reliably, and no more of them than the recorder has room for:
 at any rate none is dropped. /clock shows the time of the bag. The joint commands of a bag are played too, and no guard
-looks at them: beside anybody else who publishes what the bag holds, a robot or a simulator, nothing is played.
+looks at them: beside a robot or a simulator, whoever publishes what the bag holds or takes commands, nothing is played.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from irevla_policy.recording import episode
 from irevla_policy.recording.interfaces import full_name
 from irevla_policy.recording.storage import BagReader, Message, find_bags, open_reader
 from irevla_policy.recording.topics import EPISODE_INFO, INSTRUCTION, LATCHED
+from irevla_policy.robot.profile import COMMAND_TYPES
 from irevla_policy.ros.messages import time_message
 from irevla_policy.ros.parameters import declare
 from irevla_policy.settings import setting
@@ -55,8 +56,8 @@ _RECORDER = "irevla_recorder"
 _RECORDERS = (_RECORDER, "rosbag2_recorder")
 """Who may take joint commands."""
 
-_COMMANDS = ("trajectory_msgs/msg/JointTrajectory", "std_msgs/msg/Float64MultiArray")
-"""Types of joint commands."""
+_COMMANDS = tuple(map(full_name, COMMAND_TYPES))
+"""Types of joint commands, as bags name them."""
 
 
 class LiveGraphError(UserError):
