@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from irevla_policy.errors import RunError
+from irevla_policy.errors import RunError, UserError
 from irevla_policy.model.checkpoint import check_fits, checkpoint_version, load_checkpoint, save_checkpoint
 from irevla_policy.model.config import RobotFacts
 from irevla_policy.model.device import require_device
@@ -167,7 +167,20 @@ class Loop:
             return account
 
         facts = RobotFacts.of(self.profile)
-        return self._step("00-stage0", work)
+        step = self._step("00-stage0", work)
+        self._check_start(self.accounts[step].get("init"))
+        return step
+
+    def _check_start(self, start: str | None) -> None:
+        """Refuse to go on as what the settings say, with a run that began from what `init` held earlier."""
+        if start is None:
+            return
+        now = checkpoint_version(Path(self.settings.init))
+        if now != start:
+            raise UserError(
+                f"{self.folder.folder} began from checkpoint {start}, init: {self.settings.init} is {now} now; put "
+                "the former back, or start another run"
+            )
 
     def _stage_1(self, number: int, task: EvaluationTask, before: str, others: Found) -> str:
         title = f"stage 1 {title_of_visit(self.settings.learnt_tasks, number)}"

@@ -323,6 +323,26 @@ def test_a_checkpoint_of_another_robot_or_with_chunks_is_refused(train, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_does_not_go_on_from_another_checkpoint_than_it_began_from(train, tmp_path, capsys, monkeypatch):
+    first, second = (VLAPolicy.create(ModelSettings(), RobotFacts.of(PROFILE), seed=seed) for seed in (7, 8))
+    start, learn = tmp_path / "start", algorithm.stage_1
+    began = save_checkpoint(start, first)
+
+    def stop(*arguments, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(algorithm, "stage_1", stop)
+    assert train(init=str(start)) == 130
+    monkeypatch.setattr(algorithm, "stage_1", learn)
+    now = save_checkpoint(start, second)
+    capsys.readouterr()
+    assert train("--resume", init=str(start)) == 2
+    assert f"began from checkpoint {began}, init: {start} is {now} now" in capsys.readouterr().err
+    save_checkpoint(start, first)
+    assert train("--resume", init=str(start)) == 0
+    assert result_of(tmp_path / "run")["steps"]["00-stage0"]["init"] == began
+
+
 def test_two_processes_cannot_work_on_one_run(train, tmp_path, capsys):
     def compete(folder, settings):
         assert train("--resume") == 2
