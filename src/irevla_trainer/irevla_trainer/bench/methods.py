@@ -50,7 +50,11 @@ class Preset:
     parallel: int = setting(
         1, "Runs at a time, each with its part of the cores unless train.threads is set", at_least=1
     )
-    hours: float = setting(0.0, "Target for the wall time of all slices, h; 0 for none", at_least=0.0)
+    hours: float = setting(
+        0.0,
+        "Target for the wall time of all slices, h, with as many seeds as the preset has; 0 for none",
+        at_least=0.0,
+    )
 
     def __post_init__(self) -> None:
         for task, episodes in self.few.items():
@@ -242,7 +246,9 @@ def tabulate(
         columns: What it shows in bars.
         paper: Method to column to the paper's success rate, where it has one.
     """
-    result = table(found.results, found.seconds, found.preset.hours)
+    # Asked for more seeds than the preset has, it may take as much longer.
+    hours = found.preset.hours * len(found.results["sft"]) / found.preset.seeds
+    result = table(found.results, found.seconds, hours)
     result.details["preset"] = to_dict(found.preset)
     write_report(found.out / "report.html", title, found.results, result, columns, paper)
     return result

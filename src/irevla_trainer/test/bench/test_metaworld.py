@@ -205,7 +205,10 @@ def test_stage_0_comes_before_all_that_start_from_it(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(methods.Slice, "__init__", begin)
     monkeypatch.setattr(methods.Slice, "run", run)
-    assert metaworld.run("cpu", tmp_path, seeds=2).details["tasks"]["ire_vla"]["rl task"]["episodes"] == 100
+    found = metaworld.run("cpu", tmp_path, seeds=2)
+    assert found.details["tasks"]["ire_vla"]["rl task"]["episodes"] == 100
+    # As long again as the preset's one seed.
+    assert found.targets["hours"].value == 8.0
     others = [f"{method}, seed {seed}" for seed in (0, 1) for method in ("ppo_replay", "frozen", "ire_vla")]
     assert ran == [["collect"], ["sft, seed 0", "sft, seed 1"], others]
     metaworld.run("cpu", tmp_path, parallel=5)
