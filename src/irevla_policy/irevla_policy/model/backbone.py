@@ -132,12 +132,17 @@ class VisionLanguageBackbone(nn.Module):
         return twin
 
     def unchanging(self) -> list[Any]:
-        """What no checkpoint of this form changes: weights that do not learn, and configurations."""
-        learnt = {id(parameter) for parameter in self.tunable()}
-        found = [self.source, self.lora, *(one for one in self.vlm.parameters() if id(one) not in learnt)]
+        """What no checkpoint of this form changes: weights that it refers to, and configurations."""
+        brought = {id(one) for one in (self.vlm.parameters() if self.is_kept_whole else self.tunable())}
+        found = [self.source, self.lora, *(one for one in self.vlm.parameters() if id(one) not in brought)]
         for module in self.vlm.modules():
             found += [value for name, value in vars(module).items() if name.endswith("config")]
         return found
+
+    @property
+    def is_kept_whole(self) -> bool:
+        """Whether a checkpoint holds all weights: all of them learn, or the rest came from chance and not from a file."""
+        return self.tuning == "full" or not self.source.has_weights
 
     def tunable(self) -> list[nn.Parameter]:
         """The parameters that stage 2 trains: all, the adapters, or none."""

@@ -1,7 +1,7 @@
 """Checkpoints: a folder of JSON and safetensors, written whole or not at all. Never pickle.
 
 - config.json: format version, model settings, facts about the robot
-- backbone.safetensors: weights of a backbone that was trained in full
+- backbone.safetensors: weights of a backbone that was trained in full, or that started without pretrained ones
 - adapter.safetensors: LoRA weights of a pretrained backbone, which itself is kept by reference
 - heads.safetensors: token learner and action head
 - normalisation.json: statistics of states and actions
@@ -90,9 +90,9 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> V
     folder = Path(folder)
     settings, robot, document = read_config(folder)
     normaliser = _read_normaliser(folder, robot)
-    full = document["backbone"] == "weights"
+    whole = document["backbone"] == "weights"
     try:
-        if full:
+        if whole:
             source = pretrained.Source(settings.backbone, str(folder / _VLM), True, settings.revision, False)
         else:
             source = pretrained.find(settings.backbone, settings.revision)
@@ -102,7 +102,7 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> V
             image_splitting=settings.image_splitting,
         )
         with torch.random.fork_rng():
-            backbone = VisionLanguageBackbone(settings, source, config, weights=not full)
+            backbone = VisionLanguageBackbone(settings, source, config, weights=not whole)
             processor = Processor(vlm_processor, config.model_type, robot.cameras, normaliser)
             policy = VLAPolicy(settings, robot, backbone, processor)
     except BackboneError as error:
@@ -144,7 +144,7 @@ def _form(folder: Path) -> dict[str, bytes]:
 
 def _put_all(policy: VLAPolicy, folder: Path, pause: Callable[[], None] = lambda: None) -> None:
     """Put the weights of a checkpoint into a policy."""
-    if policy.backbone.tuning == "full":
+    if policy.backbone.is_kept_whole:
         weights = _read_tensors(folder / _BACKBONE)
         pause()
         _put(policy.backbone.vlm, weights, folder / _BACKBONE)
@@ -234,12 +234,11 @@ def read_provenance(folder: str | Path) -> dict[str, Any]:
 
 def _write(folder: Path, policy: VLAPolicy, provenance: Mapping[str, Any]) -> None:
     backbone = policy.backbone
-    full = backbone.tuning == "full"
     config = {
         "format_version": FORMAT_VERSION,
         "model": to_dict(policy.settings),
         "robot": to_dict(policy.robot),
-        "backbone": "weights" if full else "reference",
+        "backbone": "weights" if backbone.is_kept_whole else "reference",
     }
     _write_json(folder / _CONFIG, config)
     normaliser = policy.normaliser
@@ -248,7 +247,7 @@ def _write(folder: Path, policy: VLAPolicy, provenance: Mapping[str, Any]) -> No
     backbone.vlm.config.save_pretrained(folder / _VLM)
     policy.processor.vlm.save_pretrained(folder / _VLM)
     save_tensors(folder / _HEADS, policy.action_head.state_dict())
-    if full:
+    if backbone.is_kept_whole:
         save_tensors(folder / _BACKBONE, backbone.vlm.state_dict())
     elif backbone.tuning == "lora":
         save_tensors(folder / _ADAPTER, backbone.adapter_state())

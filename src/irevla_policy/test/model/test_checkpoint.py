@@ -46,6 +46,23 @@ def test_loaded_policy_acts_bit_for_bit_the_same(policy, stored, observe):
     assert read_provenance(stored) == {"seed": 1}
 
 
+@pytest.mark.parametrize("tuning", ["lora", "frozen"])
+def test_a_backbone_that_came_from_chance_is_kept_whole(tuning, robot, tmp_path, observe):
+    settings = ModelSettings(tuning=tuning)
+    first, second = (VLAPolicy.create(settings, robot, seed=seed) for seed in (1, 2))
+    observations, states = [observe(1)], np.zeros((1, 4))
+    acted = [policy.act(observations, states) for policy in (first, second)]
+    for name, policy in (("first", first), ("second", second)):
+        save_checkpoint(tmp_path / name, policy)
+    loaded = load_checkpoint(tmp_path / "first")
+    assert loaded.backbone.tuning == tuning
+    assert np.array_equal(loaded.act(observations, states), acted[0])
+    assert save_checkpoint(tmp_path / "again", loaded) == checkpoint_version(tmp_path / "first")
+    assert same_form(tmp_path / "first", tmp_path / "second")
+    assert np.array_equal(load_twin(tmp_path / "second", loaded).act(observations, states), acted[1])
+    assert np.array_equal(loaded.act(observations, states), acted[0])
+
+
 def test_a_twin_acts_as_its_checkpoint_says_and_leaves_the_first_alone(policy, stored, robot, tmp_path, observe):
     other = VLAPolicy.create(ModelSettings(), robot, seed=2)
     save_checkpoint(tmp_path / "other", other)
