@@ -141,7 +141,7 @@ class VisionLanguageBackbone(nn.Module):
 
     @property
     def is_kept_whole(self) -> bool:
-        """Whether a checkpoint holds all weights: all of them learn, or the rest came from chance and not from a file."""
+        """Whether a checkpoint holds all weights: all of them learn, or the others are from no file."""
         return self.tuning == "full" or not self.source.has_weights
 
     def tunable(self) -> list[nn.Parameter]:

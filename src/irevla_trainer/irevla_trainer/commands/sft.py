@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     model_settings, training_settings = _settings(args)
     import torch
 
-    from irevla_policy.model.checkpoint import save_checkpoint
+    from irevla_policy.model.checkpoint import checkpoint_version, save_checkpoint
     from irevla_policy.model.device import require_device
     from irevla_policy.robot.profile import load_profile
     from irevla_trainer.data.dataset import Wanted, load_dataset
@@ -98,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{len(training)} decisions of {len(chosen[0])} episodes, {len(chosen[1])} episodes held out", flush=True)
         policy.to(device)
         with _Bar() as bar:
-            result = train(policy, training, validation, training_settings, folder, bar)
+            start = checkpoint_version(args.init) if args.init else ""
+            result = train(policy, training, validation, training_settings, folder, bar, start)
         data = _account(dataset, len(chosen[1]))
         provenance = _provenance(args, policy, training_settings, result, data)
         version = save_checkpoint(args.out, policy, provenance)

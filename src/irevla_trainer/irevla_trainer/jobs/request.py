@@ -77,6 +77,7 @@ class TrainerFile:
     seed: int = setting(0, "Of jobs whose request names none", at_least=0)
 
     def __post_init__(self) -> None:
+        Stage2Settings(sft=self.sft)  # which such a job is
         if self.worlds_in == "none" and self.gate.mode == "simulation":
             raise SettingsError("gate: mode: without simulated worlds (worlds_in: none) it must be trials")
 

@@ -65,6 +65,7 @@ def train(
     settings: SftSettings,
     folder: Path,
     progress: Callable[[int, int, dict[str, float]], None] = lambda step, total, figures: None,
+    start: str = "",
 ) -> SftResult:
     """Fine-tune a policy in place.
 
@@ -79,6 +80,8 @@ def train(
             decisions_per_second and, after a validation, validation_loss) and the training state. That stays after the
             end, when the same call returns at once: `remove_state` it when the weights are in a safe place.
         progress: Called after each update with step, number of steps and the newest figures.
+        start: What the policy is at first, where settings and data do not say: version of its checkpoint. A run that
+            began from another one is not continued.
 
     Raises:
         ResumeError: The folder's state is of another run.
@@ -86,7 +89,7 @@ def train(
         KeyboardInterrupt: Stopped by SIGINT (SIGTERM: what its handler raises) after the update at hand; the state is
             saved, and the same call continues.
     """
-    return _Run(policy, training, validation, settings, folder, progress).run()
+    return _Run(policy, training, validation, settings, folder, progress, start).run()
 
 
 class _Run:
@@ -100,11 +103,12 @@ class _Run:
         settings: SftSettings,
         folder: Path,
         progress: Callable[[int, int, dict[str, float]], None],
+        start: str,
     ) -> None:
         if not len(training):
             raise ResumeError("no decisions to learn from")
         self.policy, self.settings, self.folder, self.progress = policy, settings, folder, progress
-        self.training = training
+        self.training, self.start = training, start
         self.validation = validation if validation is not None and len(validation) else None
         self.batch_size = min(settings.batch_size, training.epoch_length)
         self.steps_per_epoch = max(training.epoch_length // self.batch_size, 1)
@@ -269,7 +273,12 @@ class _Run:
         """What must be the same for a run to be continued."""
         ignored = ("report_every", "save_every")
         plain = {key: value for key, value in to_dict(self.settings).items() if key not in ignored}
-        return {"settings": plain, "model": to_dict(self.policy.settings), "data": self.training.fingerprint()}
+        return {
+            "settings": plain,
+            "model": to_dict(self.policy.settings),
+            "data": self.training.fingerprint(),
+            "start": self.start,
+        }
 
     def _save(self) -> None:
         progress = {

@@ -139,12 +139,14 @@ def _stage(folder: Path, settings: dict[str, Any], before: int) -> Stage:
 
 def _planned(settings: dict[str, Any]) -> int:
     tasks = _learnt_tasks(settings)
-    if not (settings["stage1"]["enabled"] and tasks):
+    if not tasks:
         return 2 if settings["init"] and settings["stage2"]["enabled"] else 1
     return 1 + len(tasks) * (2 if settings["stage2"]["enabled"] else 1)
 
 
 def _learnt_tasks(settings: dict[str, Any]) -> tuple[str, ...]:
+    if not settings["stage1"]["enabled"]:
+        return ()
     # A run from before one of these settings went through its tasks once.
     return order_of_tasks(settings["tasks"]["rl"], settings.get("visits", 1), settings.get("rounds", 1))
 

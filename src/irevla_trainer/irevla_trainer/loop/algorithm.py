@@ -226,7 +226,7 @@ class Loop:
                     self.experts,
                     successes,
                     self.settings.stage2,
-                    # Alone it draws what `irevla sft` draws from the same bags.
+                    # Alone it draws what `irevla sft` draws from the same bags with nothing held out.
                     self.settings.seed * 1000 + number if task else self.settings.seed,
                     folder,
                     progress,

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from torch import Tensor
@@ -34,6 +35,10 @@ _AGAIN_AFTER = 1.0
 _GIVES_UP_AFTER = 5
 """Actors in a row that ended without an episode."""
 
+_STARTER = ThreadPoolExecutor(1, thread_name_prefix="starter")
+"""The thread that starts actors, and the only one that never steps back: a child does as its parent does, and whoever
+has stepped back cannot return."""
+
 
 class RobotRollouts:
     """Rollouts by a process of its own; leave the context to end it.
@@ -49,10 +54,9 @@ class RobotRollouts:
         self._asking.role = role
         save_checkpoint(self._asking.policy, policy, {"made_by": "irevla train"})
         self._ending, self._failed = threading.Event(), ""
-        # Started before this process steps back, so that the actor, its child, does not.
+        _step_back(except_for=_STARTER.submit(threading.get_native_id).result())
         self._keeper = threading.Thread(target=self._keep, name="actor", daemon=True)
         self._keeper.start()
-        _step_back(except_for=self._keeper.native_id)
 
     def __enter__(self) -> RobotRollouts:
         return self
@@ -77,7 +81,7 @@ class RobotRollouts:
             store: Gets its observations.
 
         Raises:
-            RunError: The actor ends again and again.
+            RunError: The actor ends again and again, or cannot be started.
         """
         ask, _ = self._asking.read(number)
         while self._asking.missing(ask):
@@ -91,18 +95,21 @@ class RobotRollouts:
         self._asking.forget(number)
 
     def _keep(self) -> None:
-        """Keep an actor running until the end."""
-        failures, episodes = 0, self._episodes()
+        """Keep an actor running until the end, or say why there is none."""
+        try:
+            self._keep_running()
+        except OSError as error:
+            self._failed = f"cannot be started: {error}"
+
+    def _keep_running(self) -> None:
+        failures, episodes = 0, self._asking.episodes()
+        command = [sys.executable, "-m", "irevla_trainer.ros.actor", str(self._asking.folder)]
         while not self._ending.is_set():
-            process = subprocess.Popen(
-                [sys.executable, "-m", "irevla_trainer.ros.actor", str(self._asking.folder)],
-                stdin=subprocess.PIPE,
-                **own_group(),
-            )
+            process = _STARTER.submit(subprocess.Popen, command, stdin=subprocess.PIPE, **own_group()).result()
             try:
                 while process.poll() is None and not self._ending.wait(_POLL):
-                    if self._episodes() != episodes:
-                        failures, episodes = 0, self._episodes()
+                    if self._asking.episodes() != episodes:
+                        failures, episodes = 0, self._asking.episodes()
             finally:
                 process.kill()
                 process.wait()
@@ -111,9 +118,6 @@ class RobotRollouts:
                 self._failed = f"has ended {failures} times, with exit code {process.returncode}; it says why above"
                 return
             self._ending.wait(_AGAIN_AFTER)
-
-    def _episodes(self) -> set[Path]:
-        return set((self._asking.folder / "rollouts").glob("*/[0-9]*"))
 
 
 def _step_back(except_for: int | None) -> None:

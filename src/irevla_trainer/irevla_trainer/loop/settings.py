@@ -84,6 +84,12 @@ class Stage2Settings:
         factory=lambda: SftSettings(steps=1500, learning_rate=3e-4, validation_share=0.0), doc="The training"
     )
 
+    def __post_init__(self) -> None:
+        if self.sft.validation_share:
+            raise SettingsError(
+                f"sft: validation_share: must be 0, stage 2 learns from all it has; found {self.sft.validation_share:g}"
+            )
+
 
 @dataclass(frozen=True)
 class EvaluationSettings:

@@ -36,7 +36,7 @@ from irevla_trainer.loop.replay import Replay, Success
 from irevla_trainer.loop.settings import Stage1Settings
 from irevla_trainer.rl.algorithm import DivergedError, RlAlgorithm
 from irevla_trainer.rl.asking import Noise
-from irevla_trainer.rl.latents import LatentStore, encode
+from irevla_trainer.rl.latents import AT_A_TIME, LatentStore, encode
 from irevla_trainer.rl.ppo import Ppo
 from irevla_trainer.rl.rollout import Rollout, collect, executed
 from irevla_trainer.rl.sacfd import Sacfd
@@ -334,11 +334,14 @@ class _Stage1:
 
     def _act(self, episode: Success) -> npt.NDArray[np.float32]:
         """What the policy does now where an episode was, raw actions `[T, a]`."""
-        images = {camera: frames[:] for camera, frames in episode.images.items()}
-        with torch.no_grad():
-            latent = encode(self.policy, images, episode.instructions, episode.state)
-            mean = self.policy.action_from_latent(latent)[:, 0].cpu().numpy()
-        return executed(self.policy, mean)
+        means = []
+        for first in range(0, len(episode.state), AT_A_TIME):
+            part = slice(first, first + AT_A_TIME)
+            images = {camera: frames[part] for camera, frames in episode.images.items()}
+            with torch.no_grad():
+                latent = encode(self.policy, images, episode.instructions[part], episode.state[part])
+                means.append(self.policy.action_from_latent(latent)[:, 0].cpu().numpy())
+        return executed(self.policy, np.concatenate(means))
 
     # -- the state on the disk --------------------------------------------------------------------------------------
 

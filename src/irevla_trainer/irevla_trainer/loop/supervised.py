@@ -64,7 +64,7 @@ def stage_2(
         progress: As in stage 0.
 
     Returns:
-        steps, loss, validation_loss, episodes, decisions.
+        As stage 0; validation_loss is None, because nothing is held out.
 
     Raises:
         TrainingError: The loss is not finite; the folder keeps the state before.

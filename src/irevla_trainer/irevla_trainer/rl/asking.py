@@ -10,6 +10,7 @@ Everything is whole or not there, so that either process may be killed at any mo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -130,6 +131,15 @@ class Asking:
     def episode(self, number: int, place: int) -> Path:
         """Folder of an episode of a rollout."""
         return self.folder / "rollouts" / f"{number:06d}" / f"{place:03d}"
+
+    def episodes(self) -> set[Path]:
+        """Folders of all episodes that are there."""
+        found: set[Path] = set()
+        for rollout in (self.folder / "rollouts").iterdir():
+            # It may have been learnt from meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                found.update(path for path in rollout.iterdir() if path.name.isdigit())
+        return found
 
     def missing(self, ask: Ask) -> Sequence[int]:
         """Places of the episodes of a rollout that are not there yet."""

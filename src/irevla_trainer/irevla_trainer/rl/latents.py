@@ -51,6 +51,7 @@ class LatentStore:
         self._folder = folder
         self._hidden: Tensor | None = None
         self._file: np.memmap | None = None
+        self._path = self._saved_path = Path()
         self._mask = torch.zeros(0)
         self._state = torch.zeros(0)
         self._added = 0
@@ -103,6 +104,7 @@ class LatentStore:
         if self._file is None:
             return tensors | {"hidden": self._hidden[:count]}
         self._file.flush()
+        self._saved_path = self._path
         return tensors
 
     def load(self, tensors: dict[str, Tensor]) -> None:
@@ -119,6 +121,7 @@ class LatentStore:
         count, tokens = tensors["mask"].shape
         shape = (self.capacity, tokens, int(tensors["width"]))
         self._hidden = self._allocate(shape, keep=True)
+        self._saved_path = self._path
         if self._file is None:
             self._hidden[:count] = tensors["hidden"]
         self._mask = torch.zeros(shape[:2], dtype=torch.bool)
@@ -137,6 +140,11 @@ class LatentStore:
             hidden[:count, :before] = self._hidden[:count]
             mask[:, :before] = self._mask
         self._hidden, self._mask = hidden, mask
+        if self._folder is not None:
+            # What was saved last goes on from its file until the next is saved.
+            for path in self._folder.glob("hidden-*.bin"):
+                if path not in (self._path, self._saved_path):
+                    path.unlink()
 
     def _allocate(self, shape: tuple[int, int, int], keep: bool) -> Tensor:
         """Zeros, or with `keep` what the file holds; pages come into being when they are written."""
@@ -144,7 +152,7 @@ class LatentStore:
         if self._folder is None:
             return torch.from_numpy(np.zeros(size, np.uint8)).view(self.dtype).view(shape)
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"hidden-{shape[1]}.bin"
+        path = self._path = self._folder / f"hidden-{shape[1]}.bin"
         if keep and (not path.is_file() or path.stat().st_size != size):
             found = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
             raise RunError(f"{path}: expected {size} bytes of stored latents, found {found}; start this run over")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sample_episodes import PROFILE, write_episode
 
+from irevla_policy.model import checkpoint
 from irevla_policy.model.checkpoint import checkpoint_version, load_checkpoint, read_provenance
 from irevla_policy.robot.observation import Observation
 from irevla_trainer.cli import main
@@ -58,6 +59,24 @@ def test_goes_on_from_a_checkpoint_with_its_normalisation(bags, tmp_path):
     one, two = ((tmp_path / name / "normalisation.json").read_text() for name in ("one", "two"))
     assert one == two
     assert read_provenance(tmp_path / "two")["init"] == checkpoint_version(tmp_path / "one")
+
+
+def test_an_interrupted_training_does_not_go_on_from_another_checkpoint(bags, tmp_path, capsys, monkeypatch):
+    for name, seed in (("one", 1), ("two", 2)):
+        assert sft("--bags", bags, "--out", tmp_path / name, "--steps", 1, "--seed", seed) == 0
+    words = ["--bags", bags, "--out", tmp_path / "three", "--steps", 2]
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_checkpoint", interrupt)
+        assert sft(*words, "--init", tmp_path / "one") == 130
+    for other in (["--init", tmp_path / "two"], []):
+        capsys.readouterr()
+        assert sft(*words, *other) == 2
+        assert "holds the state of a run with other start" in capsys.readouterr().err
+    assert sft(*words, "--init", tmp_path / "one") == 0
 
 
 @pytest.mark.parametrize(

@@ -71,3 +71,8 @@ def test_without_simulation_there_is_only_sft():
     assert settings.complete(JobRequest(stage="sft")).stage == "sft"
     with pytest.raises(SettingsError, match="gate: mode: without simulated worlds"):
         from_dict(TrainerFile, {"worlds_in": "none"}, "test")
+
+
+def test_a_job_holds_no_episode_out():
+    with pytest.raises(SettingsError, match="sft: validation_share: must be 0"):
+        from_dict(TrainerFile, {"sft": {"validation_share": 0.2}}, "test")

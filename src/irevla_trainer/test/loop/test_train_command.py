@@ -215,6 +215,14 @@ def test_parts_can_be_left_out(train, tmp_path, changes, stages):
     assert list(result_of(tmp_path / "run")["steps"]) == stages
 
 
+def test_stage_2_alone_is_about_no_task(train, tmp_path):
+    save_checkpoint(tmp_path / "start", VLAPolicy.create(ModelSettings(), RobotFacts.of(PROFILE)))
+    assert train(init=str(tmp_path / "start"), stage1={"enabled": False}) == 0
+    account = read_account(tmp_path / "run")
+    assert [str(stage) for stage in account.stages] == ["stage 0", "stage 2"]
+    assert account.planned == 2
+
+
 @pytest.mark.slow
 def test_from_a_checkpoint_and_with_a_backbone_that_stays(train, tmp_path, capsys):
     policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(PROFILE), seed=7)
@@ -271,6 +279,10 @@ def tasks(**changes):
         ({"stage1": {"decisions": 0}}, "stage1: decisions: must be at least 1, found 0"),
         ({"model": {"chunk": 4}}, "model: chunk: must be 1 for reinforcement learning"),
         ({"stage0": {"seed": 4}}, "stage0: seed: leave it out"),
+        (
+            {"stage2": {"sft": {"validation_share": 0.2}}},
+            "stage2: sft: validation_share: must be 0, stage 2 learns from",
+        ),
         ({"robot": "r2d2"}, "robot: "),
         ({"device": "warp"}, "device: device 'warp' cannot be used"),
         ({"bags": []}, "bags: expected at least one folder"),

@@ -108,6 +108,20 @@ def test_loaded_store_goes_on(tmp_path, spilled):
     assert_same(again.latent(np.arange(5)), expected)
 
 
+def test_files_that_nothing_goes_on_from_are_removed(tmp_path):
+    store = LatentStore(9, folder=tmp_path)
+    store.add(latents(2, 3, seed=1))
+    store.add(latents(2, 4, seed=2))
+    tensors = {name: tensor.clone() for name, tensor in store.tensors().items()}
+    saved = store.latent(np.arange(4))
+    for tokens in (5, 6):
+        store.add(latents(2, tokens))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hidden-4.bin", "hidden-6.bin"]
+    again = LatentStore(9, folder=tmp_path)
+    again.load(tensors)
+    assert_same(again.latent(np.arange(4)), saved)
+
+
 def test_missing_file_is_an_error_that_names_it(tmp_path):
     store = LatentStore(5, folder=tmp_path)
     store.add(latents(4))

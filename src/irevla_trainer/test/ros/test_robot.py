@@ -13,14 +13,24 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
 
+from irevla_policy.errors import RunError
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.supervisor import Supervisor
+from irevla_policy.model.config import ModelSettings, RobotFacts
+from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.recording.storage import find_bags
+from irevla_policy.robot.profile import load_profile
 from irevla_policy.settings import SettingsError, from_dict
 from irevla_trainer.data.description import describe
+from irevla_trainer.loop import robot as robot_rollouts
+from irevla_trainer.loop.robot import RobotRollouts
 from irevla_trainer.loop.settings import TrainFile
+from irevla_trainer.rl.asking import Noise, Role
+from irevla_trainer.rl.latents import LatentStore
+from irevla_trainer.rl.worlds import EpisodeRequest
 
 # The learner gives way to whatever else runs: beside other tests it would never have its turn.
 pytestmark = pytest.mark.graph
@@ -143,6 +153,44 @@ def test_nodes_that_die_are_waited_for(robot: Robot) -> None:
     assert "waiting for the robot" in output
     assert len(robot.iterations()) == 3 > known - 1
     assert robot.iterations()[-1]["remembered"] == 6 * STEPS
+
+
+TWO_STAGES = """
+import os, sys, time
+from pathlib import Path
+import psutil
+from irevla_policy.model.config import ModelSettings, RobotFacts
+from irevla_policy.model.policy import VLAPolicy
+from irevla_policy.robot.profile import load_profile
+from irevla_trainer.loop.robot import RobotRollouts
+from irevla_trainer.rl.asking import Role
+
+policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(load_profile("panda")))
+for stage in ("first", "second"):
+    with RobotRollouts(Path(sys.argv[1]) / stage, policy, Role("panda", "tabletop", None, "float16", "cpu")):
+        while not (children := psutil.Process().children()):
+            time.sleep(0.01)
+        print(os.sched_getscheduler(0), os.sched_getscheduler(children[0].pid))
+"""
+
+
+def test_the_actor_of_no_stage_steps_back(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TWO_STAGES, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90.0, check=False)
+    assert done.stdout.splitlines() == [f"{os.SCHED_IDLE} {os.SCHED_OTHER}"] * 2, done.stderr
+
+
+def test_an_actor_that_cannot_be_started_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_process(*arguments: object, **options: object) -> None:
+        raise OSError("Resource temporarily unavailable")
+
+    monkeypatch.setattr(robot_rollouts, "_step_back", lambda except_for: None)
+    policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(load_profile("panda")))
+    monkeypatch.setattr(subprocess, "Popen", no_process)
+    with RobotRollouts(tmp_path, policy, Role("panda", "tabletop", None, "float16", "cpu")) as rollouts:
+        rollouts.ask(0, [EpisodeRequest("pick-red-block", "", 0)], Noise(0.3, 0, 0.7), {"weight": torch.zeros(1)})
+        with pytest.raises(RunError, match="acts on the robot cannot be started: Resource temporarily unavailable"):
+            rollouts.take(0, LatentStore(1))
 
 
 def test_only_what_learns_from_others_actions_learns_on_a_robot() -> None:
