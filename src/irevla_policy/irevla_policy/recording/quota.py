@@ -65,7 +65,7 @@ class Quota:
     def refusal(self) -> str:
         """Why the next episode does not fit, in one sentence; empty when it does."""
         expected = self.expected
-        if self.limit and self.used + expected > self.limit:
+        if self._is_beyond(expected):
             return (
                 f"the quota of {_text(self.limit)} for {self.folder} is reached: {_text(self.used)} are used and an "
                 f"episode needs about {_text(expected)}; delete bags or raise quota_gb"
@@ -84,9 +84,9 @@ class Quota:
         Half of what must stay free is for finishing the bag.
 
         Args:
-            running: Bytes of the running episode.
+            running: Bytes of the running episode, which lies in the folder too.
         """
-        if self.limit and self.used + running > self.limit:
+        if self._is_beyond(running, running):
             return f"the quota of {_text(self.limit)} for {self.folder} is used up"
         free = self.free()
         if free < self.keep_free / 2:
@@ -98,6 +98,13 @@ class Quota:
         self._recent.append(size)
         if self._used >= 0:
             self._used += size
+
+    def _is_beyond(self, more: int, running: int = 0) -> bool:
+        """Whether so many bytes more are too many, also after another look: bags may have been deleted."""
+        if not self.limit or self.used + more <= self.limit:
+            return False
+        self._used = max(folder_size(self.folder) - running, 0)
+        return self.used + more > self.limit
 
     def free(self) -> int:
         """Free bytes on the disk of the folder."""

@@ -14,7 +14,7 @@ from irevla_policy.lock import FolderLock
 from irevla_policy.recording import episode, interfaces, topics
 from irevla_policy.recording.episode import EpisodeError, EpisodeInfo
 from irevla_policy.recording.quota import Quota, expected_rate, folder_size
-from irevla_policy.recording.recovery import recover, unfinished
+from irevla_policy.recording.recovery import recover, unfinished_of
 from irevla_policy.recording.session import RunningEpisode
 from irevla_policy.recording.storage import METADATA_FILE, Offer, find_bags, open_writer
 from irevla_policy.recording.topics import Source
@@ -258,7 +258,9 @@ class Recorder:
             running, writing = self._current()
             self._running, self._writing, self._last = None, None, writing.tally
             writing.discard()
-            return Finished(running.described(time.time_ns(), "aborted"), None, writing.tally)
+            info = running.described(time.time_ns(), "aborted")
+            self._announce(info)
+            return Finished(info, None, writing.tally)
 
     def label(self, episode_id: str, success: str, labelled_by: str) -> str:
         """Say whether an episode succeeded: the running one in its bag, a finished one beside its data.
@@ -322,7 +324,7 @@ class Recorder:
         return self._running, self._writing
 
     def _describe(self, writing: EpisodeWriting, info: EpisodeInfo) -> None:
-        writing.put(topics.EPISODE_INFO, info.serialize(), info.stamp)
+        writing.put(topics.EPISODE_INFO, info.serialize(), info.stamp, always=True)
         self._announce(info)
 
     def _newest_bag(self) -> Path:
@@ -335,7 +337,8 @@ class Recorder:
             raise EpisodeError(f"no episode to label: {error}") from error
 
     def _recover(self) -> None:
-        for left in unfinished(self._folder):
+        # In a folder below, another recorder may be at work.
+        for left in unfinished_of(self._folder):
             try:
                 result = recover(left)
             except (UserError, OSError) as error:

@@ -44,13 +44,19 @@ class Recovery:
 
 
 def unfinished(folder: str | Path) -> list[Path]:
-    """The unfinished bags below a folder of bags, in the order of their names."""
+    """The unfinished bags in a folder of bags and all folders below it, in the order of their names."""
     found = []
     for place in sorted(Path(folder).rglob(UNFINISHED)):
         # What a killed recovery was writing is part of what was left.
-        if place.is_dir() and place.parent.name != _COPY:
-            found.extend(sorted(path for path in place.iterdir() if path.is_dir()))
+        if place.parent.name != _COPY:
+            found.extend(unfinished_of(place.parent))
     return found
+
+
+def unfinished_of(folder: str | Path) -> list[Path]:
+    """The unfinished bags of those who record into this folder, in the order of their names."""
+    place = Path(folder, UNFINISHED)
+    return sorted(path for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
 
 
 def recover(left: str | Path) -> Recovery:

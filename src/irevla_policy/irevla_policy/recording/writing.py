@@ -90,7 +90,9 @@ class EpisodeWriting:
         """Why nothing can be written any more; empty while it can."""
         return str(self._failure) if self._failure else ""
 
-    def put(self, topic: str, data: bytes, log_time: int, publish_time: int | None = None) -> bool:
+    def put(
+        self, topic: str, data: bytes, log_time: int, publish_time: int | None = None, always: bool = False
+    ) -> bool:
         """Take a message; returns at once.
 
         Args:
@@ -98,13 +100,15 @@ class EpisodeWriting:
             data: CDR bytes.
             log_time: When it was received, ns.
             publish_time: When it was published, ns.
+            always: Take it also when too much is waiting: a bag without it would say something else of its episode.
 
         Returns:
             Whether it was taken; if not it is counted as dropped.
         """
         publish_time = log_time if publish_time is None else publish_time
         with self._changed:
-            if self._failure or self._closed or self._waiting + len(data) > self._queue_bytes:
+            too_much = self._waiting + len(data) > self._queue_bytes and not always
+            if self._failure or self._closed or too_much:
                 reason = self.failure or (
                     "the episode was being finished"
                     if self._closed

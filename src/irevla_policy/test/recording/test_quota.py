@@ -28,8 +28,28 @@ def test_quota_is_kept(tmp_path: Path) -> None:
     quota = Quota(tmp_path, limit=10 * MB, keep_free=0, estimate=5 * MB)
     assert "quota of 10.0 MB" in quota.refusal() and "6.0 MB are used" in quota.refusal()
     assert Quota(tmp_path, limit=12 * MB, keep_free=0, estimate=5 * MB).refusal() == ""
-    assert "used up" in quota.exhausted(5 * MB)
     assert quota.exhausted(3 * MB) == ""
+    fill(tmp_path / "unfinished" / "b", 5 * MB)
+    assert "used up" in quota.exhausted(5 * MB)
+
+
+def test_deleted_bags_make_room(tmp_path: Path) -> None:
+    fill(tmp_path / "a", 6 * MB)
+    fill(tmp_path / "unfinished" / "b", 3 * MB)
+    quota = Quota(tmp_path, limit=10 * MB, keep_free=0, estimate=5 * MB)
+    assert "9.0 MB are used" in quota.refusal()
+    (tmp_path / "unfinished" / "b" / "episode_0.mcap").unlink()
+    assert "6.0 MB are used" in quota.refusal()
+    (tmp_path / "a" / "episode_0.mcap").unlink()
+    assert quota.refusal() == ""
+    # While an episode runs, what it has written is no other's.
+    fill(tmp_path / "c", 6 * MB)
+    quota.finished(6 * MB)
+    fill(tmp_path / "unfinished" / "d", 5 * MB)
+    assert "used up" in quota.exhausted(5 * MB)
+    (tmp_path / "c" / "episode_0.mcap").unlink()
+    assert quota.exhausted(5 * MB) == ""
+    assert quota.used == 0
 
 
 def test_free_space_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -347,6 +347,19 @@ def test_one_recorder_to_a_folder(tmp_path: Path) -> None:
     Rig(tmp_path).recorder.close()
 
 
+def test_a_recorder_of_a_folder_below_goes_on(tmp_path: Path) -> None:
+    below = Rig(tmp_path / "left")
+    path = below.recorder.start(EpisodeInfo("a"))
+    below.observe(0)
+    Rig(tmp_path).recorder.close()
+    below.observe(1)
+    assert below.recorder.finish(success="yes").path == path
+    below.recorder.close()
+    with closing(open_reader(path)) as reader:
+        assert reader.topics["/camera/image_raw"].count == 2
+    assert [(info.state, info.success) for info in infos(path)][-1] == ("finished", "yes")
+
+
 def test_labels(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     with pytest.raises(EpisodeError, match="no episode to label"):
@@ -383,6 +396,8 @@ def test_discard_and_abort(tmp_path: Path) -> None:
     rig.recorder.start(EpisodeInfo("a"))
     assert rig.recorder.discard().path is None
     assert not (tmp_path / "a").exists()
+    # Whoever follows the topic hears that it is over.
+    assert [(info.episode_id, info.state) for info in rig.announced] == [("a", "recording"), ("a", "aborted")]
     rig.recorder.start(EpisodeInfo("b"))
     ended = rig.recorder.close()
     assert ended is not None and ended.path is not None
@@ -457,6 +472,16 @@ def test_what_a_slow_disk_cannot_take_is_counted() -> None:
     assert writing.tally.written == taken
     assert writing.tally.dropped["/a"] == 10 - taken
     assert "too slow" in writing.tally.problem
+
+
+def test_what_an_episode_is_has_room_when_nothing_else_has(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, queue_mb=1e-6)
+    rig.recorder.start(EpisodeInfo("a"))
+    rig.observe(0)
+    ended = rig.recorder.finish(success="yes", labelled_by="operator")
+    rig.recorder.close()
+    assert ended.path is not None and ended.tally.dropped["/camera/image_raw"] == 1
+    assert [(info.state, info.success) for info in infos(ended.path)] == [("recording", "unknown"), ("finished", "yes")]
 
 
 def test_a_full_disk_is_reported_and_nothing_hangs() -> None:

@@ -355,7 +355,8 @@ class JobManager:
 
     def _conclude(self, running: _Running, code: int) -> State:
         job, outcome = running.job, running.job.outcome
-        if outcome is None and running.cancelled:
+        # Also when it came to its end meanwhile: whoever was told that it stops expects no other policy.
+        if running.cancelled:
             return job.set_state("cancelled", _CANCELLED)
         if outcome is None and code == STOPPED:
             return job.set_state("interrupted", "the training process was told to stop; the job can be resumed")

@@ -466,6 +466,22 @@ def test_what_is_cancelled_stays_so_when_the_trainer_ends_meanwhile(trainer):
     assert trainer.manager.cancel().reason == "cancelled before it began"
 
 
+def test_what_is_cancelled_in_its_last_moment_is_not_handed_over(trainer, monkeypatch):
+    monkeypatch.setenv("STAND_IN_GATE", "open")
+    assert trainer.submit(stage="sft").accepted
+    trainer.manager.poll()
+    deadline = time.monotonic() + 60.0
+    # Nobody looks whether the process has ended meanwhile.
+    while trainer.job.outcome is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert trainer.job.outcome["promoted"], trainer.log()
+    assert trainer.manager.cancel().accepted
+    assert trainer.run().state == "cancelled"
+    assert trainer.manager.to_hand_over is None and trainer.job.hand_over is None
+    assert trainer.manager.resume(trainer.job.name).accepted
+    assert trainer.run().promoted
+
+
 @pytest.mark.slow
 def test_a_waiting_job_starts_from_what_serves_when_its_turn_comes(trainer, monkeypatch, tmp_path):
     monkeypatch.setenv("STAND_IN_GATE", "open")
