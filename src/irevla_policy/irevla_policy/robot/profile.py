@@ -251,6 +251,11 @@ class RobotProfile:
         return f"{place_of(Path(self.file), keys)}: {keys}" if self.file else f"profile {self.name!r}: {keys}"
 
     @property
+    def braking_time(self) -> float:
+        """What the slowest joint needs to come to rest from its top speed, s."""
+        return max(joint.velocity / joint.acceleration for joint in self.joints)
+
+    @property
     def training_hash(self) -> str:
         """Hash of what makes recorded data comparable: cameras, joints, action space and rates (12 hex digits).
 

@@ -26,6 +26,7 @@ from std_srvs.srv import Trigger
 
 from irevla_msgs.msg import Action, PolicyStatus
 from irevla_policy.errors import UserError
+from irevla_policy.graph.ending import KILL_AFTER, TERMINATE_AFTER
 from irevla_policy.robot.decision import Decision, Source, State, Status
 from irevla_policy.robot.guard import GuardCore
 from irevla_policy.robot.interlocks import GuardTimes
@@ -52,8 +53,8 @@ from irevla_policy.settings import setting
 
 # A thread waits for the interpreter's lock at most this long, s: the default of 5 ms is half a tick.
 _SWITCH_INTERVAL = 0.0005
-# Longest time that deactivation waits for the arm to brake, s.
-_BRAKING_TIME = 1.0
+# What deactivation waits for the arm to brake beyond the time that it needs at most, s.
+_BRAKING_MARGIN = 0.5
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,11 @@ class GuardNode(LifecycleNode):
             except UserError as error:
                 self.get_logger().error(str(error))
                 return TransitionCallbackReturn.FAILURE
+        if profile.braking_time > TERMINATE_AFTER:
+            self.get_logger().warning(
+                f"{profile.place('joints')}: the arm needs up to {profile.braking_time:.1f} s to brake; irevla up ends "
+                f"its processes {KILL_AFTER:g} s after Ctrl-C"
+            )
         self._output = CommandOutput(self, profile, lock_step, self._ros_now, self._settings.dry_run)
         self._inputs = [
             self.create_subscription(
@@ -186,7 +192,7 @@ class GuardNode(LifecycleNode):
         """Brake to rest and publish nothing any more."""
         with self._guarding:
             self._core.deactivate()
-        deadline = time.monotonic() + _BRAKING_TIME
+        deadline = time.monotonic() + self._profile.braking_time + _BRAKING_MARGIN
         while not self._lock_step and self._core.is_moving and time.monotonic() < deadline:
             time.sleep(0.5 / self._profile.guard_rate)
         self._ticker.stop()
@@ -353,6 +359,8 @@ class GuardNode(LifecycleNode):
         with self._guarding:
             self._core.on_publishers(others)
             status = self._core.status(time.monotonic())
+            # Within: the latched state would else be one before what a tick has published meanwhile.
+            self._publish_status(status)
         median, worst = self._ticker.lateness()
         figures = {
             "rate_hz": f"{self._profile.guard_rate:g}",
@@ -367,7 +375,6 @@ class GuardNode(LifecycleNode):
                 "collision_check_p50_ms": f"{1e3 * median:.3f}",
                 "collision_check_p99_ms": f"{1e3 * worst:.3f}",
             }
-        self._publish_status(status)
         self._diagnostics.publish(guard_diagnostics(status, {} if self._lock_step else figures, self._ros_now()))
 
     def _ros_now(self) -> int:

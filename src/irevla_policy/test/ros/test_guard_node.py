@@ -17,8 +17,10 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
 
 from irevla_msgs.msg import Command, PolicyStatus
+from irevla_policy.graph.environment import other_domain
 from irevla_policy.recording.images import encode_compressed
 from irevla_policy.robot.kinematics import ArmKinematics
+from irevla_policy.robot.profile import load_profile
 from irevla_policy.robot.proposal import Proposal
 from irevla_policy.ros import qos
 from irevla_policy.ros.guard_messages import action_message
@@ -290,6 +292,39 @@ def test_a_second_guard_makes_both_hold(robot):
         assert second.returncode == 0, output
         robot.wait_for_state(RUNNING, seconds=25.0)  # its farewell may be lost, and then its lease has to run out
     robot.path.clear()  # of two guards
+
+
+def test_a_slow_arm_comes_to_rest_before_its_guard_ends(monkeypatch, tmp_path):
+    text = PROFILE.urdf_path.with_name("sawyer.yaml").read_text()
+    text = text.replace("velocity: 4.0, acceleration: 100.0", "velocity: 1.0, acceleration: 0.5")
+    file = tmp_path / "slow.yaml"
+    file.write_text(text.replace("urdf: sawyer.urdf", f"urdf: {PROFILE.urdf_path}"))
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(other_domain()))
+    robot = StandInRobot(load_profile(file))
+    guard = robot.start("-m", "irevla_policy.ros.guard_node", "--ros-args", "-p", f"robot:={file}")
+    try:
+        robot.wait_for_state(HOLDING, seconds=15.0)
+        # The last joint turns the hand where it is.
+        target = [*PROFILE.home[:-1], PROFILE.joints[-1].position[0]]
+        proposal = Proposal(0, (), PROFILE.joint_names, tuple(target), 0.0)
+
+        def speed() -> float:
+            (_, before), (_, after) = robot.path[-2:]
+            return abs(after[-1] - before[-1]) / DT
+
+        deadline = time.monotonic() + 10.0
+        while len(robot.path) < 2 or speed() < 0.95:
+            robot.interventions.publish(action_message(proposal))
+            time.sleep(0.02)
+            assert time.monotonic() < deadline, robot.status
+        output = finish(guard)
+        assert guard.returncode == 0, output
+        time.sleep(0.2)  # what it has sent last arrives
+        assert speed() < 0.5 * DT + 1e-6
+        assert "slow.yaml:5: joints: the arm needs up to 2.0 s to brake" in output
+    finally:
+        guard.kill()
+        robot.close()
 
 
 def test_images_that_are_none_are_survived(robot):

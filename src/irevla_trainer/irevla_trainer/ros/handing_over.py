@@ -38,7 +38,7 @@ class HandingOver:
     def __init__(self, node: Node) -> None:
         self._client = node.create_client(LoadPolicy, "/irevla/load_policy")
         self._asked: Future | None = None
-        self._asked_at = 0.0
+        self._asked_for, self._asked_at = "", 0.0
 
     def step(self, wanted: HandOver, serving: str) -> HandedOver | None:
         """Go on with a policy, without waiting; None while it is open.
@@ -50,7 +50,11 @@ class HandingOver:
         """
         if self._asked is not None:
             if self._asked.done():
-                return self._answered(wanted)
+                answer, self._asked = self._asked.result(), None
+                if self._asked_for == wanted.version:
+                    return _answered(wanted, answer)
+                # It was about a policy that has been superseded meanwhile, and may serve all the same.
+                return self.step(wanted, answer.policy_version if answer is not None and answer.accepted else serving)
             if serving and time.monotonic() < self._asked_at + _PATIENCE:
                 return None
             self._client.remove_pending_request(self._asked)
@@ -66,14 +70,13 @@ class HandingOver:
                 False,
             )
         self._asked = self._client.call_async(LoadPolicy.Request(path=wanted.checkpoint))
-        self._asked_at = time.monotonic()
+        self._asked_for, self._asked_at = wanted.version, time.monotonic()
         return None
 
-    def _answered(self, wanted: HandOver) -> HandedOver | None:
-        assert self._asked is not None
-        answer, self._asked = self._asked.result(), None
-        if answer is None:
-            return None
-        if not answer.accepted:
-            return HandedOver(f"the policy node did not load {wanted.version}: {answer.message}", False)
-        return HandedOver(f"the policy node serves {answer.policy_version} now", True)
+
+def _answered(wanted: HandOver, answer: LoadPolicy.Response | None) -> HandedOver | None:
+    if answer is None:
+        return None
+    if not answer.accepted:
+        return HandedOver(f"the policy node did not load {wanted.version}: {answer.message}", False)
+    return HandedOver(f"the policy node serves {answer.policy_version} now", True)
