@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import random
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from irevla_policy.graph.description import Graph, NodeSpec
+from irevla_policy.graph.domains import other_domain
 from irevla_policy.paths import config_folder
 
 
@@ -42,17 +42,13 @@ def adopt_environment(private: bool = False) -> None:
     """Give this process the environment of the graphs that it supervises; call it before `rclpy.init`.
 
     Args:
-        private: Also take a ROS domain by chance, so that graphs of other programs on this machine are not met. A
-            domain that the user has set is kept.
+        private: Also take a ROS domain that no other program on this machine is on. A domain that the user has set is
+            kept.
+
+    Raises:
+        RunError: No domain is free.
     """
     for name, value in default_environment().items():
         os.environ.setdefault(name, value)
-    if private:
-        os.environ.setdefault("ROS_DOMAIN_ID", str(other_domain()))
-
-
-def other_domain() -> int:
-    """A ROS domain by chance, never the one that this process is on."""
-    # Above 101 the ports of a domain can clash with those that Linux hands out; 0 is everybody's default.
-    present = os.environ.get("ROS_DOMAIN_ID", "").strip()
-    return random.SystemRandom().choice([domain for domain in range(1, 102) if str(domain) != present])
+    if private and "ROS_DOMAIN_ID" not in os.environ:
+        os.environ["ROS_DOMAIN_ID"] = str(other_domain())

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from irevla_policy.graph.environment import adopt_environment, default_environment, other_domain
+from irevla_policy.graph.environment import adopt_environment, default_environment
 
 
 @pytest.fixture(autouse=True)
@@ -39,12 +39,6 @@ def test_a_supervising_process_adopts_what_its_graph_gets() -> None:
 def test_a_private_domain_is_a_valid_one() -> None:
     adopt_environment(private=True)
     assert 1 <= int(os.environ["ROS_DOMAIN_ID"]) <= 101
-
-
-def test_another_domain_is_never_the_present_one() -> None:
-    os.environ["ROS_DOMAIN_ID"] = "7"
-    assert {other_domain() for _ in range(4000)} == set(range(1, 102)) - {7}
-    assert os.environ["ROS_DOMAIN_ID"] == "7"
 
 
 def test_what_the_user_has_set_is_kept() -> None:

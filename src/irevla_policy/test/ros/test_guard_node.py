@@ -17,7 +17,7 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
 
 from irevla_msgs.msg import Command, PolicyStatus
-from irevla_policy.graph.environment import other_domain
+from irevla_policy.graph.domains import other_domain
 from irevla_policy.recording.images import encode_compressed
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.profile import load_profile

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from irevla_policy.graph.environment import other_domain
+from irevla_policy.graph.domains import other_domain
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.supervisor import Supervisor
 from irevla_trainer.evaluate import EvaluationTask

@@ -105,7 +105,7 @@ class RobotRollouts:
         failures, episodes = 0, self._asking.episodes()
         command = [sys.executable, "-m", "irevla_trainer.ros.actor", str(self._asking.folder)]
         while not self._ending.is_set():
-            process = _STARTER.submit(subprocess.Popen, command, stdin=subprocess.PIPE, **own_group()).result()
+            process = _STARTER.submit(_start, command).result()
             try:
                 while process.poll() is None and not self._ending.wait(_POLL):
                     if self._asking.episodes() != episodes:
@@ -118,6 +118,10 @@ class RobotRollouts:
                 self._failed = f"has ended {failures} times, with exit code {process.returncode}; it says why above"
                 return
             self._ending.wait(_AGAIN_AFTER)
+
+
+def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdin=subprocess.PIPE, **own_group())
 
 
 def _step_back(except_for: int | None) -> None:

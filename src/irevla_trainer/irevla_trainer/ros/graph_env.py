@@ -214,7 +214,7 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
 
         patience, self._problem = self._client.patience, ""
         self._client.wait(came, time.monotonic() + patience, complaint)
-        self._last = self._observations.pop(0 if self._lock_step else -1)
+        self._last = self._observations.pop(0)
         oldest = since if answered is None else answered
         for kept in (self._steps, self._commands):
             for stamp in [stamp for stamp in kept if stamp < oldest]:
@@ -262,7 +262,8 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
             self._problem = str(error)
             return
         if observation is not None:
-            self._observations.append(observation)
+            # In real time the newest counts alone, and during a reset, which can take a minute, many come.
+            self._observations = [*self._observations, observation] if self._lock_step else [observation]
 
     def _on_step(self, message: StepInfo) -> None:
         self._steps[nanoseconds(message.header.stamp)] = message

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from irevla_policy.errors import RunError
-from irevla_policy.graph.environment import adopt_environment, other_domain
+from irevla_policy.graph.domains import other_domain
+from irevla_policy.graph.environment import adopt_environment
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.supervisor import Supervisor
 from irevla_policy.robot.decision import Source
