@@ -121,6 +121,8 @@ def read(path: Path) -> Any:
         document = yaml.safe_load(path.read_text())
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: not a text in UTF-8 ({error.reason} at byte {error.start})") from error
     except yaml.YAMLError as error:
         raise SettingsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     return document if document is not None else {}

@@ -115,6 +115,9 @@ def test_file_errors_name_the_file(tmp_path) -> None:
     broken.write_text("a: [1, 2")
     with pytest.raises(SettingsError, match=r"broken\.yaml: not valid YAML"):
         load(Outer, broken)
+    broken.write_bytes("# Käfig\nname: a".encode("latin-1"))
+    with pytest.raises(SettingsError, match=r"broken\.yaml: not a text in UTF-8 \(.* at byte 3\)"):
+        load(Outer, broken)
     empty = tmp_path / "empty.yaml"
     empty.write_text("")
     with pytest.raises(SettingsError, match=r"empty\.yaml: missing key 'name'"):

@@ -70,6 +70,8 @@ def _run(name: str, words: list[str]) -> int:
         # The reader of our output (head, less) has seen enough; nothing is left to be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as error:
+        return _complain(f"irevla {name}", error, FAILED)
 
 
 class _Parser(argparse.ArgumentParser):

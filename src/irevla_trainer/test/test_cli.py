@@ -106,6 +106,7 @@ def raises(error: BaseException) -> Callable[[argparse.Namespace], int]:
     [
         (UserError("bag x:\n no topic"), 2, "irevla doctor: bag x: no topic\n"),
         (RunError("node a ended"), 1, "irevla doctor: node a ended\n"),
+        (PermissionError(13, "Permission denied", "bags"), 1, "irevla doctor: [Errno 13] Permission denied: 'bags'\n"),
         (KeyboardInterrupt(), 130, "irevla doctor: interrupted\n"),
     ],
 )

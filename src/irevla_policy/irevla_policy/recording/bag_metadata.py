@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from irevla_policy.recording.mcap_records import Channel
 from irevla_policy.recording.storage import Offer, Topic
 
 VERSION = 9
@@ -50,6 +51,11 @@ def offers_from_text(text: str) -> tuple[Offer, ...]:
         ) or (Offer(),)
     except (yaml.YAMLError, KeyError, TypeError, ValueError):
         return (Offer(),)
+
+
+def offers_of(channel: Channel) -> tuple[Offer, ...]:
+    """What a channel of an MCAP file says of its publishers' offers; the usual one where it says nothing."""
+    return offers_from_text(channel.metadata.get("offered_qos_profiles", ""))
 
 
 def information(

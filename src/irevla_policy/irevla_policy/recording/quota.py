@@ -115,7 +115,9 @@ class Quota:
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of all files in a folder and its subfolders; 0 when there is none."""
+    """Bytes of all files in a folder and its subfolders, or of a file; 0 when there is none."""
+    if folder.is_file():
+        return folder.stat().st_size
     total = 0
     for root, _, files in os.walk(folder):
         for name in files:

@@ -9,15 +9,14 @@ from pathlib import Path
 
 from irevla_policy.durable import put_in_place, sync
 from irevla_policy.recording import episode, interfaces, topics
-from irevla_policy.recording.bag_metadata import offers_from_text
+from irevla_policy.recording.bag_metadata import offers_of
 from irevla_policy.recording.mcap_reader import McapScan
-from irevla_policy.recording.mcap_records import Channel, McapError
+from irevla_policy.recording.mcap_records import McapError
 from irevla_policy.recording.session import RunningEpisode
 from irevla_policy.recording.storage import (
     METADATA_FILE,
     UNFINISHED,
     BagError,
-    Offer,
     Topic,
     open_reader,
     open_writer,
@@ -149,6 +148,9 @@ def _rewrite(scan: McapScan, copy: Path) -> int:
 def _put(copy: Path, left: Path, target: Path) -> None:
     """Replace what was left by its copy, so that at any moment it is clear which of them counts."""
     _demand_free(target, left)
+    label = left / episode.LABEL_FILE
+    if label.is_file():
+        shutil.copyfile(label, copy / label.name)
     for path in left.iterdir():
         if path.is_file():
             path.unlink()
@@ -168,10 +170,16 @@ def _copy(scan: McapScan, target: Path) -> int:
     for _ in scan.messages(lambda channel: False):
         pass
     declared = [
-        Topic(channel.topic, scan.schemas[channel.schema_id].name, _offers(channel))
+        Topic(channel.topic, scan.schemas[channel.schema_id].name, offers_of(channel))
         for channel in scan.channels.values()
         if channel.schema_id in scan.schemas
     ]
+    try:
+        interfaces.prepare(*(topic.type for topic in declared))
+    except interfaces.InterfaceError as error:
+        raise BagError(
+            f"{error}; install it, or let `ros2 bag reindex` make a bag of the recording as it is"
+        ) from error
     writer = open_writer(target, declared)
     running: RunningEpisode | None = None
     last = 0
@@ -189,10 +197,6 @@ def _copy(scan: McapScan, target: Path) -> int:
         writer.discard()
         raise
     return count
-
-
-def _offers(channel: Channel) -> tuple[Offer, ...]:
-    return offers_from_text(channel.metadata.get("offered_qos_profiles", ""))
 
 
 def _follow(running: RunningEpisode | None, topic: str, data: memoryview) -> RunningEpisode | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -250,12 +250,46 @@ def check_bags(folder: str | Path) -> None:
 
 
 def _bags(folder: Path) -> Iterator[Path]:
-    if folder.is_file() or (folder / METADATA_FILE).is_file():
+    if folder.is_file():
         yield folder
+    for place, files in walk(folder):
+        if any(file.name == METADATA_FILE for file in files):
+            yield place
+
+
+def walk(
+    folder: Path, above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
+    """The folders in which bags can be, each with the files in it, in the order of their names.
+
+    Links are followed, but not back to where they are. Not looked into are bags, unfinished ones, and what cannot be
+    read or is removed meanwhile.
+
+    Args:
+        folder: Where to begin.
+        above: Devices and inodes of the folders on the way to it.
+    """
+    try:
+        status = os.stat(folder)
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
         return
-    for path in folder.rglob(METADATA_FILE):
-        if UNFINISHED not in path.parts:
-            yield path.parent
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    folders, files = [], []
+    for entry in entries:
+        with suppress(OSError):  # a link to itself; one to nothing is neither
+            if entry.is_dir():
+                folders.append(entry.name)
+            elif entry.is_file():
+                files.append(entry)
+    yield folder, files
+    if any(file.name == METADATA_FILE for file in files):
+        return
+    for name in folders:
+        if name != UNFINISHED:
+            yield from walk(folder / name, above | {here})
 
 
 @dataclass(frozen=True)
@@ -290,14 +324,21 @@ def check(path: Path) -> Layout:
     return layout
 
 
+def cut_off(path: Path, layout: Layout, error: Exception) -> BagError:
+    """The error of a bag of which a file has no end, with what can be done about it."""
+    whole = path.is_dir() and len(layout.files) == 1
+    return BagError(f"{error}" + (f"; `irevla inspect --recover {path}` saves what can be read" if whole else ""))
+
+
 def _read_layout(path: Path) -> Layout:
     file = path / METADATA_FILE
     if not file.is_file():
-        if any(path.glob("*.mcap")) or any(path.glob("*.db3")):
-            raise BagError(
-                f"{path}: unfinished bag (no {METADATA_FILE}): it is being recorded, or its recorder was killed; then "
-                f"`irevla inspect --recover {path}` mends it"
-            )
+        for kind, command in (("*.mcap", "irevla inspect --recover"), ("*.db3", "ros2 bag reindex")):
+            if any(path.glob(kind)):
+                raise BagError(
+                    f"{path}: unfinished bag (no {METADATA_FILE}): it is being recorded, or its recorder was killed; "
+                    f"then `{command} {path}` mends it"
+                )
         raise BagError(f"{path}: not a bag (no {METADATA_FILE})")
     try:
         information = yaml.load(file.read_text(), Loader=_YAML_LOADER)["rosbag2_bagfile_information"]

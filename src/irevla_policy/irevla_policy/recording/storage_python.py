@@ -25,6 +25,7 @@ from irevla_policy.recording.storage import (
     Message,
     Offer,
     Topic,
+    cut_off,
     naming_damage,
     unfinished_place,
 )
@@ -125,7 +126,7 @@ class PythonReader:
         self.topics: dict[str, Topic] = {}
         self.start_time = self.end_time = 0
         if layout.storage == "mcap" and not layout.compression_mode:
-            self._open_mcap()
+            self._open_mcap(layout)
         else:
             self._open_other()
 
@@ -156,13 +157,13 @@ class PythonReader:
             self._other.close()
             self._other = None
 
-    def _open_mcap(self) -> None:
+    def _open_mcap(self, layout: Layout) -> None:
         spans = []
         for file in self._files:
             try:
                 summary = read_summary(file)
             except McapError as error:
-                raise BagError(f"{error}; `irevla inspect --recover {self.path}` saves what can be read") from error
+                raise cut_off(self.path, layout, error) from error
             self._add(summary)
             if any(summary.counts.values()):
                 spans.append((summary.start_time, summary.end_time))
@@ -180,7 +181,8 @@ class PythonReader:
                 self._definitions[schema.name] = schema.data.decode()
             before = self.topics.get(channel.topic)
             count = summary.counts.get(channel.id, 0) + (before.count if before else 0)
-            self.topics[channel.topic] = Topic(channel.topic, schema.name, count=count)
+            offers = before.offers if before else bag_metadata.offers_of(channel)
+            self.topics[channel.topic] = Topic(channel.topic, schema.name, offers, count)
 
     def _mcap_messages(self, topics: Collection[str] | None) -> Iterator[Message]:
         seen: Counter[str] = Counter()

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from irevla_policy.recording.bag_metadata import offers_of
 from irevla_policy.recording.interfaces import deserialize, is_known, store_with, type_hash
 from irevla_policy.recording.mcap_reader import read_summary
 from irevla_policy.recording.mcap_records import McapError
@@ -19,6 +20,7 @@ from irevla_policy.recording.storage import (
     Message,
     Offer,
     Topic,
+    cut_off,
     naming_damage,
     unfinished_place,
 )
@@ -128,18 +130,23 @@ class Rosbag2Reader:
         self.path = path
         self.storage = layout.storage
         self._compressed = bool(layout.compression_mode)
+        offers: dict[str, tuple[Offer, ...]] = {}
         if layout.storage == "mcap" and not self._compressed:
             for file in layout.files:
                 try:
-                    read_summary(file)
+                    channels = read_summary(file).channels.values()
                 except McapError as error:
-                    raise BagError(f"{error}; `irevla inspect --recover {path}` saves what can be read") from error
+                    raise cut_off(path, layout, error) from error
+                offers |= {channel.topic: offers_of(channel) for channel in channels}
         reader = self._open()
         metadata = reader.get_metadata()
         self.custom = dict(metadata.custom_data) or layout.custom
         self.topics = {
             item.topic_metadata.name: Topic(
-                item.topic_metadata.name, item.topic_metadata.type, (Offer(),), item.message_count
+                item.topic_metadata.name,
+                item.topic_metadata.type,
+                offers.get(item.topic_metadata.name, (Offer(),)),
+                item.message_count,
             )
             for item in metadata.topics_with_message_count
         }

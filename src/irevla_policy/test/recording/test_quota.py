@@ -78,6 +78,7 @@ def test_folder_size_counts_subfolders(tmp_path: Path) -> None:
     fill(tmp_path / "a", 10)
     fill(tmp_path / "b" / "c", 5)
     assert folder_size(tmp_path) == 15
+    assert folder_size(tmp_path / "a" / "episode_0.mcap") == 10
     assert folder_size(tmp_path / "missing") == 0
 
 

@@ -25,6 +25,8 @@ def test_round_trip(tmp_path: Path, bag_backend: str) -> None:
         assert reader.message_count == 11
         assert reader.topics["/camera/image_raw"].count == 10
         assert reader.topics["/irevla/command"].count == 0
+        offers = {name: topic.offers[0].latched for name, topic in reader.topics.items()}
+        assert offers["/irevla/instruction"] and not offers["/camera/image_raw"]
         assert reader.custom["irevla.task"] == "reach"
         assert (reader.start_time, reader.end_time) == (START, START + 9 * 50_000_000 + 1_000_000)
         messages = list(reader.messages(["/camera/image_raw"]))

@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         if args.label:
             _label(args.path, args.label, args.labelled_by)
-        recovered = _recover(args.path) if args.recover else []
-        document, lines, good = _bags(args.path, args.robot or load_tasks(args.world).robot)
+        recovered, path = _recover(args.path) if args.recover else ([], args.path)
+        document, lines, good = _bags(path, args.robot or load_tasks(args.world).robot)
         lines = recovered + lines
     if args.json:
         text = json.dumps(document, indent=2)
@@ -80,16 +80,21 @@ def run(args: argparse.Namespace) -> int:
 
 def _bags(path: Path, robot: str) -> tuple[dict[str, Any], list[str], bool]:
     from irevla_policy.recording.recovery import unfinished
-    from irevla_policy.recording.storage import find_bags
+    from irevla_policy.recording.storage import BagError, find_bags
     from irevla_policy.robot.profile import load_profile
     from irevla_trainer.data.reader import EpisodeReader
     from irevla_trainer.data.report import summary
 
     left = unfinished(path) if path.is_dir() else []
+    found: list[Path] = []
     if _is_unfinished(path):
-        found, left = [], [path]
+        left = [path]
     else:
-        found = find_bags(path) if not left or _any_bag(path) else []
+        try:
+            found = find_bags(path)
+        except BagError:
+            if not left:
+                raise
     reader = EpisodeReader(load_profile(robot))
     bags, lines, reports = [], [], []
     for bag in found:
@@ -128,18 +133,20 @@ def _bag(bag: Path, reader: EpisodeReader, *, detailed: bool) -> tuple[dict[str,
 def _contents(bag: BagReader, path: Path) -> dict[str, Any]:
     from irevla_policy.recording.quota import folder_size
 
-    size = folder_size(path) if path.is_dir() else path.stat().st_size
+    size = folder_size(path)
     topics = {name: {"type": topic.type, "messages": topic.count} for name, topic in sorted(bag.topics.items())}
     seconds = (bag.end_time - bag.start_time) * 1e-9
     return {"storage": bag.storage, "seconds": round(seconds, 3), "megabytes": round(size / 1e6, 3), "topics": topics}
 
 
-def _recover(path: Path) -> list[str]:
+def _recover(path: Path) -> tuple[list[str], Path]:
+    """Recover a bag, or all in a folder; returns what came of them, and where to look now."""
     from irevla_policy.lock import FolderLock
     from irevla_policy.recording.recovery import recover, unfinished
 
-    lines = []
-    for left in [path] if _is_unfinished(path) else unfinished(path):
+    lines, place = [], path
+    alone = _is_unfinished(path) or _is_cut_off(path)
+    for left in [path] if alone else unfinished(path):
         # Nobody may be recording into the folder: what looks unfinished could be under way.
         lock = FolderLock(left.parent.parent if left.parent.name == "unfinished" else left.parent)
         try:
@@ -152,7 +159,9 @@ def _recover(path: Path) -> list[str]:
             lines.append(f"{left}: nothing can be recovered: {result.problem}")
         else:
             lines.append(f"{result.bag}: recovered, {result.messages} messages, marked as aborted")
-    return lines
+        if alone:
+            place = result.bag or place
+    return lines, place
 
 
 def _label(path: Path, success: str, labelled_by: str) -> None:
@@ -168,8 +177,16 @@ def _is_unfinished(path: Path) -> bool:
     return path.is_dir() and not (path / "metadata.yaml").is_file() and any(path.glob("*.mcap"))
 
 
-def _any_bag(path: Path) -> bool:
-    return any("unfinished" not in found.parts for found in path.rglob("metadata.yaml"))
+def _is_cut_off(path: Path) -> bool:
+    """Whether the only file of a finished bag has lost its end."""
+    from irevla_policy.recording.mcap_reader import read_summary
+    from irevla_policy.recording.mcap_records import McapError
+
+    files = list(path.glob("*.mcap")) if (path / "metadata.yaml").is_file() else []
+    try:
+        return len(files) == 1 and not read_summary(files[0])
+    except McapError:
+        return True
 
 
 def _checkpoint(path: Path) -> tuple[dict[str, Any], list[str], bool]:

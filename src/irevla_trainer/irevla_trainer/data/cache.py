@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
+import zipfile
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from irevla_policy.durable import put_in_place
 from irevla_policy.recording.episode import EpisodeInfo
 from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.settings import to_dict
@@ -45,8 +46,9 @@ class EpisodeCache:
         place = self._place(bag)
         try:
             values = json.loads((place / "episode.json").read_text())
-            arrays = np.load(place / "arrays.npz", allow_pickle=False)
-        except (OSError, ValueError):
+            with np.load(place / "arrays.npz", allow_pickle=False) as stored:
+                arrays = dict(stored)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None
         images = {name: FrameFile(place / file, tuple(shape)) for name, (file, shape) in values["images"].items()}
         report = BagReport(**(values["report"] | {"dropped": Counter(values["report"]["dropped"])}))
@@ -83,7 +85,7 @@ class EpisodeCache:
             (temporary / "episode.json").write_text(json.dumps(values))
             if place.exists():
                 shutil.rmtree(place)
-            os.replace(temporary, place)
+            put_in_place(temporary, place)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

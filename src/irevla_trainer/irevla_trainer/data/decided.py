@@ -90,6 +90,10 @@ def derived(
     texts = _instructions(contents, stamps, clock)
     found = zip(stamps, actions, texts, strict=True)
     decisions = [Decision(stamp, action, text) for stamp, action, text in found if action is not None]
+    finite = [decision for decision in decisions if np.isfinite(decision.action).all()]
+    if len(finite) < len(decisions):
+        report.dropped["action not finite"] += len(decisions) - len(finite)
+    decisions = finite
     return _clipped(decisions, report) if profile.action_space == "ee_delta" else decisions
 
 

@@ -10,8 +10,8 @@ problem. The index can be deleted at any time: the bags and the labels beside th
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from irevla_policy.durable import write_text
 from irevla_policy.errors import UserError
 from irevla_policy.recording.episode import EpisodeInfo
-from irevla_policy.recording.storage import METADATA_FILE, UNFINISHED
+from irevla_policy.recording.storage import METADATA_FILE, walk
 from irevla_policy.robot.profile import RobotProfile
 from irevla_trainer.data.description import describe
 
@@ -119,9 +119,12 @@ class EpisodeIndex:
         opened = [bag for bag, files in found.items() if bag not in known or known[bag][0] != files]
         self._progress = len(found) - len(opened), len(found)
         for number, bag in enumerate(sorted(opened), start=1):
-            episode = self._look(bag)
-            known[bag] = found[bag], episode
-            changes.new.append(episode)
+            episode, lasting = self._look(bag)
+            before = known.get(bag)
+            # What may pass without a change of the files is looked at again every time.
+            known[bag] = found[bag] if lasting else [], episode
+            if lasting or before is None or before[1] != episode:
+                changes.new.append(episode)
             self._progress = len(found) - len(opened) + number, len(found)
             progress(number, len(opened))
         # Whole or not at all, for those who look meanwhile.
@@ -131,15 +134,20 @@ class EpisodeIndex:
             self._write(changes)
         return changes
 
-    def _look(self, bag: Path) -> IndexedEpisode:
+    def _look(self, bag: Path) -> tuple[IndexedEpisode, bool]:
+        """What a bag is, and whether it stays so as long as its files do."""
         try:
             info = describe(bag)
-        except (UserError, OSError) as error:
-            return IndexedEpisode(bag, None, _sentence(error))
+        except UserError as error:
+            return IndexedEpisode(bag, None, _sentence(error)), True
+        except OSError as error:
+            return IndexedEpisode(bag, None, _sentence(error)), False
         except Exception as error:
             # Whatever is wrong with one bag, the others are looked at.
-            return IndexedEpisode(bag, None, f"{bag}: cannot be read ({type(error).__name__}: {_sentence(error)})")
-        return IndexedEpisode(bag, info, self._foreign(info))
+            return IndexedEpisode(
+                bag, None, f"{bag}: cannot be read ({type(error).__name__}: {_sentence(error)})"
+            ), False
+        return IndexedEpisode(bag, info, self._foreign(info)), True
 
     def _foreign(self, info: EpisodeInfo) -> str:
         if info.profile_hash in ("", self._profile.training_hash):
@@ -192,33 +200,18 @@ class EpisodeIndex:
 
 def _bags(folder: Path) -> Iterator[tuple[Path, _Files]]:
     """Bags in a folder and its subfolders, each with name, time (ns) and size of its files."""
-    files: _Files = []
-    folders: list[str] = []
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:
-        # Not there yet, or removed while we looked.
-        return
-    for entry in entries:
-        try:
-            if entry.is_dir():
-                folders.append(entry.name)
-                continue
-            found = entry.stat()
-        except OSError:
-            # A link to nothing, or removed while we looked.
-            continue
-        files.append([entry.name, found.st_mtime_ns, found.st_size])
-    if any(name == METADATA_FILE for name, _, _ in files):
-        yield folder, sorted(files)
-        return
-    data = sorted(name for name, _, _ in files if name.endswith((".mcap", ".db3")))
-    if data:
-        # Unfinished. One that is still growing is no news at every look.
-        yield folder, [[name, 0, 0] for name in data]
-    for name in sorted(folders):
-        if name != UNFINISHED:
-            yield from _bags(folder / name)
+    for place, entries in walk(folder):
+        files: _Files = []
+        for entry in entries:
+            with suppress(OSError):  # removed while we looked
+                found = entry.stat()
+                files.append([entry.name, found.st_mtime_ns, found.st_size])
+        names = [name for name, _, _ in files]
+        if METADATA_FILE in names:
+            yield place, files
+        elif data := [name for name in names if name.endswith((".mcap", ".db3"))]:
+            # Unfinished. One that is still growing is no news at every look.
+            yield place, [[name, 0, 0] for name in data]
 
 
 def _sentence(error: Exception) -> str:

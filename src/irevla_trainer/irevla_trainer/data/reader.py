@@ -92,7 +92,7 @@ class EpisodeReader:
         try:
             with closing(open_reader(path)) as bag:
                 return self._read(bag, report, leave_out), report
-        except UserError as error:
+        except (UserError, OSError) as error:
             if self._was_aborted(path):
                 report.left_out = f"the recording was aborted ({error})"
             else:
@@ -103,7 +103,7 @@ class EpisodeReader:
         """Whether the bag itself says so: then it need not hold what a whole episode holds."""
         try:
             return describe(Path(path)).state == "aborted"
-        except UserError:
+        except (UserError, OSError):
             return False
 
     def _read(self, bag: BagReader, report: BagReport, leave_out: Callable[[EpisodeInfo], str]) -> Episode | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from irevla_policy.settings import SettingsError, from_dict, to_dict
 from irevla_policy.sim.tasks import TaskFile, load_tasks
 from irevla_trainer.data.index import EpisodeIndex, IndexedEpisode
 from irevla_trainer.evaluate import EvaluationTask
-from irevla_trainer.jobs.job import JobFolder, Order
+from irevla_trainer.jobs.job import JobFolder, Order, all_jobs
 from irevla_trainer.jobs.policies import store
 from irevla_trainer.loop.settings import TrainFile
 
@@ -78,8 +79,7 @@ def _plan(job: JobFolder, order: Order) -> Plan:
     request, gate = order.request, order.settings.gate
     held_out: list[IndexedEpisode] = []
     if gate.mode == "trials" and gate.held_out > 0:
-        # Every so many-th, so that each task gives some.
-        held_out = demonstrations[round(1 / gate.held_out) - 1 :: round(1 / gate.held_out)]
+        held_out = _held_out(demonstrations, gate.held_out, all_jobs(job.folder.parent))
         demonstrations = [episode for episode in demonstrations if episode not in held_out]
     demonstrated = _tasks(demonstrations, tasks)
     collected = tuple(task for task in _tasks(successes, tasks) if task not in demonstrated)
@@ -93,6 +93,20 @@ def _plan(job: JobFolder, order: Order) -> Plan:
     seed = (order.number - 1) % (1_000_000 // most) * most
     bags_held_out = tuple(str(episode.bag) for episode in held_out)
     return Plan(settings, trained, others, str(serving), seed, bags_held_out, found.left_out, found.problems)
+
+
+def _held_out(
+    demonstrations: Sequence[IndexedEpisode], share: float, jobs: Sequence[JobFolder]
+) -> list[IndexedEpisode]:
+    """What to check a candidate on: what was held out stays so, and what a policy may have learnt is no check of it."""
+    earlier = [json.loads(job.plan_path.read_text()) for job in jobs if job.plan_path.is_file()]
+    kept = {bag for plan in earlier for bag in plan.get("held_out", ())}
+    learnt = {bag for plan in earlier for bag in plan["settings"]["bags"]}
+    found = [episode for episode in demonstrations if str(episode.bag) in kept]
+    new = [episode for episode in demonstrations if str(episode.bag) not in kept | learnt]
+    more = min(max(int(share * len(demonstrations)) - len(found), 0), len(new))
+    # Spread over all that are new, so that each task gives some.
+    return found + [new[(number + 1) * len(new) // more - 1] for number in range(more)]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from irevla_policy.errors import RunError, UserError
 from irevla_policy.recording import episode
 from irevla_policy.recording.interfaces import full_name
 from irevla_policy.recording.storage import BagReader, Message, find_bags, open_reader
-from irevla_policy.recording.topics import EPISODE_INFO, INSTRUCTION, LATCHED
+from irevla_policy.recording.topics import EPISODE_INFO, INSTRUCTION, LATCHED, STATIC_TRANSFORMS
 from irevla_policy.robot.profile import COMMAND_TYPES
 from irevla_policy.ros.messages import time_message
 from irevla_policy.ros.parameters import declare
@@ -253,7 +253,8 @@ class Player:
 
     @staticmethod
     def _latched(reader: BagReader, name: str) -> bool:
-        return name in LATCHED or any(offer.latched for offer in reader.topics[name].offers)
+        # Bags of others may not say so, and a recorder asks for these as they are everywhere.
+        return name in (*LATCHED, STATIC_TRANSFORMS) or any(offer.latched for offer in reader.topics[name].offers)
 
 
 def _with(first: Message | None, rest: Iterable[Message]) -> Iterable[Message]:

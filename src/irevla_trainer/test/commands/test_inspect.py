@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 import sample_episodes as sample
 
 from irevla_policy.recording.episode import read_label
-from irevla_policy.recording.storage import open_writer
+from irevla_policy.recording.storage import BagError, open_reader, open_writer
 from irevla_policy.recording.topics import episode_topic
 from irevla_trainer import cli
 
@@ -76,3 +76,42 @@ def test_what_a_killed_recorder_left(tmp_path: Path, capsys: pytest.CaptureFixtu
     cli.main(["inspect", str(tmp_path), "--recover"])
     assert "left: recovered, 1 messages, marked as aborted" in capsys.readouterr().out
     assert (tmp_path / "left" / "metadata.yaml").is_file()
+
+
+def test_what_is_recovered_alone_is_shown_where_it_is_now(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = sample.write_episode(tmp_path / "whole", steps=4)
+    left = tmp_path / "unfinished" / "left"
+    left.mkdir(parents=True)
+    next(whole.glob("*.mcap")).rename(left / "left_0.mcap")
+    assert cli.main(["inspect", str(left), "--recover"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{tmp_path / 'left'}: recovered, " in shown and "4 decisions" in shown
+
+
+def test_a_finished_bag_that_was_cut_off_is_saved_with_its_label(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = sample.write_episode(tmp_path / "bag", steps=40, success="unknown")
+    assert cli.main(["inspect", str(bag), "--label", "yes"]) == 0
+    data = next(bag.glob("*.mcap"))
+    data.write_bytes(data.read_bytes()[:-200])
+    capsys.readouterr()
+    assert cli.main(["inspect", str(bag)]) == 1
+    assert f"`irevla inspect --recover {bag}` saves what can be read" in capsys.readouterr().out
+    cli.main(["inspect", str(bag), "--recover"])
+    saved = tmp_path / "bag_saved"
+    assert f"{saved}: recovered, " in capsys.readouterr().out
+    label = read_label(saved)
+    assert label is not None and label.success == "yes" and not bag.exists()
+
+
+def test_nobody_is_told_to_recover_what_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = next(sample.write_episode(tmp_path / "bag", steps=4).glob("*.mcap")).rename(tmp_path / "alone.mcap")
+    data.write_bytes(data.read_bytes()[:-200])
+    assert cli.main(["inspect", str(data)]) == 1
+    shown = capsys.readouterr().out
+    assert "truncated" in shown and "--recover" not in shown
+    (tmp_path / "database").mkdir()
+    (tmp_path / "database" / "0.db3").write_bytes(b"SQLite")
+    with pytest.raises(BagError, match=f"then `ros2 bag reindex {tmp_path / 'database'}` mends it"):
+        open_reader(tmp_path / "database")

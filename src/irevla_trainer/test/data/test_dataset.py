@@ -10,9 +10,10 @@ import sample_episodes as sample
 from sample_episodes import PROFILE
 
 from irevla_policy.recording.episode import write_label
-from irevla_policy.recording.storage import BagError, open_writer
+from irevla_policy.recording.storage import BagError, BagReader, open_writer
 from irevla_policy.recording.topics import episode_topic
 from irevla_trainer.data import dataset as module
+from irevla_trainer.data import reader as reader_module
 from irevla_trainer.data.dataset import DatasetError, Wanted, load_dataset
 from irevla_trainer.data.frames import FrameFile
 from irevla_trainer.data.reader import EpisodeReader
@@ -107,6 +108,34 @@ def test_a_cache_decodes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         np.testing.assert_array_equal(first.state, second.state)
         np.testing.assert_array_equal(first.images["corner"], np.asarray(second.images["corner"]))
         assert first.info == second.info and first.instructions == second.instructions
+
+
+@pytest.mark.parametrize("left", [0, 200])
+def test_a_cache_that_a_power_cut_has_shortened_is_decoded_anew(tmp_path: Path, left: int) -> None:
+    sample.write_episode(tmp_path / "bags" / "a", steps=3)
+    plain = load_dataset([tmp_path / "bags"], PROFILE, cache=tmp_path / "cache")
+    (arrays,) = (tmp_path / "cache").rglob("arrays.npz")
+    arrays.write_bytes(arrays.read_bytes()[:left])
+    again = load_dataset([tmp_path / "bags"], PROFILE, cache=tmp_path / "cache")
+    np.testing.assert_array_equal(plain.episodes[0].action, again.episodes[0].action)
+    assert arrays.stat().st_size > left
+
+
+def test_a_bag_that_may_not_be_read_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample.write_episode(tmp_path / "good", steps=3)
+    bad = sample.write_episode(tmp_path / "bad", steps=3)
+    opened = reader_module.open_reader
+
+    def refuse(path: Path) -> BagReader:
+        if Path(path) == bad:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path)
+
+    monkeypatch.setattr(reader_module, "open_reader", refuse)
+    data = load_dataset([tmp_path], PROFILE)
+    assert len(data.episodes) == 1
+    problems = {Path(report.path).name: report.problem for report in data.reports}
+    assert problems == {"good": "", "bad": f"[Errno 13] Permission denied: '{bad}'"}
 
 
 def test_a_new_label_reaches_through_the_cache(tmp_path: Path) -> None:

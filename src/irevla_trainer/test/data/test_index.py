@@ -12,7 +12,7 @@ from sample_episodes import PROFILE, text, write_episode, write_foreign
 
 from irevla_policy.recording import topics
 from irevla_policy.recording.episode import write_label
-from irevla_policy.recording.storage import Topic, open_writer
+from irevla_policy.recording.storage import Topic, find_bags, open_writer
 from irevla_trainer.data import index as module
 from irevla_trainer.data.index import EpisodeIndex
 
@@ -168,6 +168,23 @@ def test_whatever_a_bag_raises_the_others_are_indexed(tmp_path, monkeypatch):
     assert good.dataset == "D_e"
 
 
+def test_what_passes_without_a_change_of_the_files_is_looked_at_again(tmp_path, monkeypatch):
+    bag = write_episode(tmp_path / "bags" / "one", 2)
+    index = index_of(tmp_path)
+    with monkeypatch.context() as patch:
+
+        def refused(bag: Path):
+            raise PermissionError(13, "Permission denied", str(bag))
+
+        patch.setattr(module, "describe", refused)
+        assert [episode.problem for episode in index.refresh().new] == [f"[Errno 13] Permission denied: '{bag}'"]
+        assert not index.refresh(), "the same problem is no news"
+    for again in (index_of(tmp_path), index):
+        assert datasets(again) == {"one": ""}
+        assert [episode.dataset for episode in again.refresh().new] == ["D_e"]
+    assert datasets(index_of(tmp_path)) == {"one": "D_e"}
+
+
 def test_a_foreign_type_on_the_topic_of_descriptions_is_one_problem(tmp_path):
     bag = tmp_path / "bags" / "foreign"
     writer = open_writer(bag, [Topic(topics.EPISODE_INFO, "std_msgs/msg/String")])
@@ -211,6 +228,26 @@ def test_linked_folders_are_looked_into(tmp_path):
         (Path("bags/linked/one"), "D_e"),
         (Path("bags/two"), "D_e"),
     ]
+
+
+def test_a_link_back_is_no_further_bag(tmp_path):
+    write_episode(tmp_path / "unfinished" / "bags" / "one", 2)
+    bags = tmp_path / "unfinished" / "bags"
+    (bags / "self").symlink_to(".")
+    (bags / "one" / "up").symlink_to("..")
+    index = index_of(tmp_path, "unfinished/bags")
+    index.refresh()
+    assert datasets(index) == {"one": "D_e"}
+    assert find_bags(bags) == [bags / "one"]
+
+
+def test_both_ways_to_bags_follow_links(tmp_path):
+    bag = write_episode(tmp_path / "elsewhere" / "one", 2)
+    (tmp_path / "bags").mkdir()
+    (tmp_path / "bags" / "linked").symlink_to(bag)
+    index = index_of(tmp_path)
+    index.refresh()
+    assert find_bags(tmp_path / "bags") == [episode.bag for episode in index.episodes] == [tmp_path / "bags" / "linked"]
 
 
 def test_recordings_without_metadata_are_listed_until_they_are_finished(tmp_path):

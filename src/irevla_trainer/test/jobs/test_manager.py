@@ -23,7 +23,7 @@ from irevla_policy.sim.tasks import load_tasks
 from irevla_trainer.data.index import EpisodeIndex
 from irevla_trainer.jobs.job import JobFolder, State, all_jobs
 from irevla_trainer.jobs.manager import JobManager
-from irevla_trainer.jobs.plan import usable
+from irevla_trainer.jobs.plan import Plan, plan, usable
 from irevla_trainer.jobs.progress import Progress, read_progress
 from irevla_trainer.jobs.request import JobRequest, TrainerFile
 
@@ -377,6 +377,26 @@ def test_the_request_of_a_job_is_kept(trainer):
     order = trainer.job.order
     assert order.request == replace(order.request, stage="cycle", seed=7, iterations=2, tasks=("drawer-open:blue",))
     assert order.settings.stage1.decisions == 40
+
+
+def test_a_demonstration_that_was_learnt_from_checks_no_later_candidate(trainer):
+    gate = {"mode": "trials", "held_out": 0.5}
+    trainer.manager = trainer.make(stage="sft", worlds_in="none", gate=gate)
+
+    def planned() -> Plan:
+        assert trainer.submit(queue=True, stage="sft").accepted
+        return plan(trainer.job)
+
+    first = planned()
+    # Their names come before those of all others.
+    for number in range(2):
+        write_episode(trainer.bags / f"a-{number}", 4, task="drawer-open", source="human")
+    trainer.manager._index.refresh()
+    second = planned()
+    assert len(first.held_out) == 1 and len(second.held_out) == 2
+    assert set(first.held_out) < set(second.held_out)
+    assert not set(first.settings.bags) & set(second.held_out)
+    assert not set(second.settings.bags) & set(second.held_out)
 
 
 @pytest.mark.slow
