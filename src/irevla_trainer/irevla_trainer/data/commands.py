@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,11 +76,14 @@ class CommandedMotion:
         return len(self._starts)
 
     def at(self, time: int) -> Array | None:
-        """Commanded joints and gripper at a time (ns), `[n (+ 1)]`; None before the first command.
+        """Commanded joints and gripper at a time (ns), `[n (+ 1)]`; None up to the first command.
 
-        The newest command counts; a trajectory is interpolated between its points and holds its last.
+        The newest command from before counts: what begins at that moment belongs to what follows. A trajectory is
+        interpolated between its points and holds its last. A first point of up to a control period ahead is a setpoint
+        of those that are sent all the time, and counts at once; to a later one the arm moves from where it was to be,
+        and the gripper at once.
         """
-        place = bisect_right(self._starts, time) - 1
+        place = bisect_left(self._starts, time) - 1
         if place < 0:
             return None
         times, points = self._times[place], self._points[place]
@@ -88,6 +91,11 @@ class CommandedMotion:
         return np.array([np.interp(elapsed, times, points[:, joint]) for joint in range(points.shape[1])])
 
     def _add(self, start: int, times: Array, points: Array) -> None:
+        before = self.at(start)
+        if before is not None and times[0] > 1e9 / self.profile.control_rate:
+            joints = len(self.profile.joints)
+            first = np.append(before[:joints], points[0, joints:])
+            times, points = np.insert(times, 0, 0.0), np.vstack([first, points])
         place = bisect_right(self._starts, start)
         self._starts.insert(place, start)
         self._times.insert(place, times)

@@ -18,6 +18,7 @@ from irevla_policy.recording.quota import folder_size
 from irevla_policy.recording.storage import BagError, BagReader, Message
 from irevla_policy.robot.camera import Camera
 from irevla_policy.robot.profile import RobotProfile
+from irevla_trainer.data.description import of_this_bag
 
 # Stamp of a message too short to hold one; no decision has it.
 _NO_STAMP = -1
@@ -38,7 +39,7 @@ class BagContents:
     """What a first pass over a bag collects: everything but the pixels.
 
     Attributes:
-        infos: Descriptions of the episode, in the order of the bag.
+        infos: Descriptions of the bag's own episode, in the order of the bag.
         commands: What the guard executed, and its bag time, ns.
         instructions: Bag time (ns) and text of each.
         joint_stamps: Header stamps of the joint states, ns.
@@ -87,6 +88,7 @@ def scan(bag: BagReader, profile: RobotProfile, cameras: Mapping[str, Camera], *
             collector.take(message)
         except InterfaceError as error:
             collector.contents.bad[f"{message.topic}: {error}"] += 1
+    collector.contents.infos = of_this_bag(collector.contents.infos)
     return collector.contents
 
 
@@ -111,7 +113,7 @@ class _Collector:
             if self._keep:
                 contents.images[self._cameras[topic].name].append(message)
         elif topic == self._profile.joint_states_topic:
-            self._take_joints(data)
+            self._take_joints(data, log_time)
         elif topic == topics.COMMAND:
             contents.commands.append((self._command(message), log_time))
         elif topic == topics.STEP_INFO:
@@ -130,7 +132,7 @@ class _Collector:
         command = self._bag.deserialize(message)
         return CommandView(peek_stamp(message.data), np.asarray(command.values, np.float64), int(command.source))
 
-    def _take_joints(self, data: bytes | memoryview) -> None:
+    def _take_joints(self, data: bytes | memoryview, log_time: int) -> None:
         contents = self.contents
         stamp, names, positions = self._joint_states.read(data)
         if names != self._names or not self._order:
@@ -143,7 +145,8 @@ class _Collector:
             contents.bad["joint states that are not finite"] += 1
             return
         gripper = float(values[-1]) if self._profile.gripper else 0.0
-        contents.joint_stamps.append(stamp)
+        # A driver that does not stamp them is taken at its word by policy and guard, too: they count when they arrive.
+        contents.joint_stamps.append(stamp or log_time)
         contents.joint_states.append((values[: len(self._profile.joints)], gripper))
 
     def _joint_order(self, names: tuple[str, ...]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -29,7 +30,16 @@ def describe(bag: Path) -> EpisodeInfo:
             ]
         except (InterfaceError, EpisodeError) as error:
             raise BagError(f"{bag}: {topics.EPISODE_INFO} cannot be read: {error}") from error
-    return labelled(bag, infos)
+    return labelled(bag, of_this_bag(infos))
+
+
+def of_this_bag(infos: Sequence[EpisodeInfo]) -> list[EpisodeInfo]:
+    """The descriptions in a bag that are of its own episode, oldest first.
+
+    Those before the beginning of an episode are of the one before: the topic is latched, and whoever begins to record
+    it hears it again.
+    """
+    return list(itertools.dropwhile(lambda info: info.state != "recording", infos))
 
 
 def labelled(bag: Path, infos: Sequence[EpisodeInfo]) -> EpisodeInfo:
@@ -39,8 +49,16 @@ def labelled(bag: Path, infos: Sequence[EpisodeInfo]) -> EpisodeInfo:
 
     Args:
         bag: Where the label lies.
-        infos: The descriptions in the bag, oldest first.
+        infos: The descriptions in the bag that are of its own episode, oldest first.
+
+    Raises:
+        BagError: They are of several episodes, of which a label would mean all.
     """
+    names = list(dict.fromkeys(info.episode_id for info in infos))
+    if len(names) > 1:
+        raise BagError(
+            f"{bag}: holds the episodes {', '.join(names)}; expected one a bag, as irevla_recorder makes them"
+        )
     info = infos[-1] if infos else EpisodeInfo(bag.name, source="human", state="finished")
     label = read_label(bag) if bag.is_dir() else None
     return label.apply(info) if label is not None else info

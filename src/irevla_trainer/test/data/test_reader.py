@@ -12,7 +12,7 @@ import sample_episodes as sample
 from sample_episodes import PERIOD, PROFILE, START
 
 from irevla_policy.recording import topics
-from irevla_policy.recording.episode import write_label
+from irevla_policy.recording.episode import EpisodeInfo, write_label
 from irevla_policy.recording.storage import Topic, open_reader, open_writer
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.profile import RobotProfile
@@ -200,6 +200,99 @@ def test_a_foreign_bag_is_aligned_by_header_stamps(tmp_path: Path, reader: Episo
     expected = np.clip(moved / PROFILE.ee_delta_scale, -1, 1)
     np.testing.assert_allclose(episode.action[5], np.append(expected, 1.0), atol=1e-5)
     assert set(episode.instructions) == {"push the block"}
+
+
+def commanded(tmp_path: Path, trajectories: dict[int, bytes]) -> Path:
+    """A foreign bag with other trajectories, at their steps."""
+    with closing(open_reader(sample.write_foreign(tmp_path / "plain", steps=20))) as source:
+        writer = open_writer(tmp_path / "bag", list(source.topics.values()))
+        messages = [(m.topic, bytes(m.data), m.log_time) for m in source.messages() if m.topic != PROFILE.command.topic]
+        messages += [
+            (PROFILE.command.topic, data, START + step * PERIOD + 4_000_000) for step, data in trajectories.items()
+        ]
+        for topic, data, time in sorted(messages, key=lambda message: message[2]):
+            writer.write(topic, data, time)
+    return writer.finish()
+
+
+def test_a_command_with_the_stamp_of_its_observation_is_of_that_decision(tmp_path: Path) -> None:
+    profile = from_dict(RobotProfile, to_dict(PROFILE) | {"action_space": "joint_delta"})
+    rng = np.random.default_rng(0)
+    targets = sample.joint_positions(0) + np.cumsum(rng.normal(0.0, 0.01, (20, 7)), axis=0)
+    grippers = rng.choice([-1.0, 1.0], 20)
+    commands = {
+        step: sample.trajectory(START + step * PERIOD, np.append(targets[step], grippers[step])) for step in range(20)
+    }
+    episode, report = EpisodeReader(profile).read(commanded(tmp_path, commands))
+    assert episode is not None, report.problem
+    np.testing.assert_allclose(episode.action[1:, :7], np.diff(targets, axis=0), atol=1e-6)
+    np.testing.assert_array_equal(episode.action[:, 7], grippers)
+
+
+def test_a_distant_point_is_moved_to_in_its_time(tmp_path: Path) -> None:
+    profile = from_dict(RobotProfile, to_dict(PROFILE) | {"action_space": "joint_delta"})
+    start, target = sample.joint_positions(0), sample.joint_positions(0) + 0.4
+    commands = {
+        0: sample.trajectory(START, np.append(start, -1.0)),
+        5: sample.trajectory(START + 5 * PERIOD, np.append(target, 1.0), delay=0.4),
+    }
+    episode, report = EpisodeReader(profile).read(commanded(tmp_path, commands))
+    assert episode is not None, report.problem
+    moved = np.zeros(20)
+    moved[5:13] = 0.4 / 8
+    np.testing.assert_allclose(episode.action[1:, 0], moved[1:], atol=1e-6)
+    np.testing.assert_array_equal(episode.action[:, 7], [-1.0] * 5 + [1.0] * 15)
+
+
+def test_a_command_that_is_not_finite_costs_its_decisions_only(tmp_path: Path, reader: EpisodeReader) -> None:
+    commands = {
+        step: sample.trajectory(START + step * PERIOD, np.append(sample.joint_positions(step), 1.0))
+        for step in range(20)
+    }
+    commands[7] = sample.trajectory(START + 7 * PERIOD, np.full(8, np.nan))
+    episode, report = reader.read(commanded(tmp_path, commands))
+    assert episode is not None, report.problem
+    assert report.dropped["action not finite"] == 2 and len(episode) == 18
+
+
+def test_joint_states_without_stamps_count_when_they_arrive(tmp_path: Path, reader: EpisodeReader) -> None:
+    def without(topic: str, step: int, data: bytes) -> bytes:
+        joints = np.append(sample.joint_positions(step), 0.1)
+        return sample.joint_state(0, joints) if topic == PROFILE.joint_states_topic else data
+
+    plain, _ = reader.read(sample.write_episode(tmp_path / "plain", steps=6))
+    episode, report = reader.read(sample.write_episode(tmp_path / "without", steps=6, change=without))
+    assert plain is not None and episode is not None, report.problem
+    np.testing.assert_array_equal(plain.state, episode.state)
+
+
+def told(tmp_path: Path, infos: list[EpisodeInfo]) -> Path:
+    """A bag of a plain recorder that heard these on /irevla/episode_info."""
+    with closing(open_reader(sample.write_foreign(tmp_path / "plain", steps=20))) as source:
+        writer = open_writer(tmp_path / "bag", [*source.topics.values(), topics.episode_topic()])
+        for number, info in enumerate(infos):
+            writer.write(topics.EPISODE_INFO, info.serialize(), START + number)
+        for message in source.messages():
+            writer.write(message.topic, bytes(message.data), message.log_time)
+    return writer.finish()
+
+
+def test_a_label_of_the_episode_before_is_not_this_ones(tmp_path: Path, reader: EpisodeReader) -> None:
+    before = sample.info_of(tmp_path / "before", success="yes")
+    bag = told(tmp_path, [before])
+    _, report = reader.read(bag)
+    assert (report.success, report.episode_id) == ("unknown", "bag")
+    assert describe(bag).success == "unknown"
+
+
+def test_a_bag_of_several_episodes_has_no_label(tmp_path: Path, reader: EpisodeReader) -> None:
+    infos = []
+    for name, success in (("first", "no"), ("second", "yes")):
+        infos += [sample.info_of(tmp_path / name, state="recording", success="unknown")]
+        infos += [sample.info_of(tmp_path / name, success=success)]
+    episode, report = reader.read(told(tmp_path, infos))
+    assert episode is None
+    assert "holds the episodes first, second; expected one a bag" in report.problem
 
 
 def test_a_foreign_bag_in_simulated_time_is_aligned_too(tmp_path: Path, reader: EpisodeReader) -> None:
