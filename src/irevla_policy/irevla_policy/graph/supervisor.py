@@ -40,6 +40,7 @@ class _Process:
     node: NodeSpec
     popen: subprocess.Popen[bytes]
     reader: threading.Thread
+    gone: bool = False
 
 
 class Supervisor:
@@ -99,8 +100,16 @@ class Supervisor:
 
     def ended(self) -> dict[str, int]:
         """Nodes that have ended, with their exit codes (negative: the signal that killed them)."""
-        codes = {process.node.name: process.popen.poll() for process in self._processes}
-        return {name: code for name, code in codes.items() if code is not None}
+        for process in self._processes:
+            if not process.gone and process.popen.poll() is not None:
+                self._bury(process)
+        return {process.node.name: process.popen.returncode for process in self._processes if process.gone}
+
+    def _bury(self, process: _Process) -> None:
+        """End what a node has left behind, now: later its number may be that of somebody else."""
+        ending.kill_group(process.popen.pid)
+        self._tell_reaper(f"-{process.popen.pid}\n")
+        process.gone = True
 
     def check(self) -> None:
         """Raise when a required node has ended.
@@ -138,8 +147,10 @@ class Supervisor:
         Returns:
             Exit code of every node, as in `ended`.
         """
-        by_pid = {process.popen.pid: process.popen for process in self._processes}
-        names = {process.popen.pid: process.node.name for process in self._processes}
+        self.ended()
+        left = [process for process in self._processes if not process.gone]
+        by_pid = {process.popen.pid: process.popen for process in left}
+        names = {process.popen.pid: process.node.name for process in left}
         try:
             for pid in ending.end(by_pid, lambda pid: by_pid[pid].poll() is None):
                 self._show(f"[{names[pid]}] did not end in time and was killed\n")
@@ -229,7 +240,8 @@ class Supervisor:
                 process.popen.wait(timeout=0.2)
             except subprocess.TimeoutExpired:
                 continue
-            self._tell_reaper(f"-{process.popen.pid}\n")
+            if not process.gone:
+                self._bury(process)
             process.reader.join(timeout=0.2)
         if self._reaper is not None:
             if self._reaper.stdin is not None:

@@ -43,7 +43,7 @@ def build(values: Mapping[str, str]) -> Graph:
             "robot": values["robot"],
             "config": config,
             "folder": os.path.abspath(values["folder"]),
-            "watch": [os.path.abspath(folder) for folder in values["watch"].split(",")],
+            "watch": _watched(values["watch"]),
             "checkpoint": checkpoint,
             "resume": values["resume"] == "true",
         },
@@ -51,6 +51,16 @@ def build(values: Mapping[str, str]) -> Graph:
         log_level=values["log_level"],
     )
     return Graph("trainer", (node,), shared.environment("trainer", values))
+
+
+def _watched(folders: str) -> list[str]:
+    # An empty name would be the folder that one happens to be in.
+    found = [os.path.abspath(folder.strip()) for folder in folders.split(",") if folder.strip()]
+    if not found:
+        raise GraphError(
+            f"graph 'trainer': watch: expected folders of bags with commas between them, found {folders!r}"
+        )
+    return found
 
 
 TRAINER = GraphDescription("trainer", "the node that turns recorded episodes into better policies", ARGUMENTS, build)

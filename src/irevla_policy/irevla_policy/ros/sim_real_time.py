@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 
 import mujoco
 import numpy as np
@@ -182,7 +183,10 @@ class _RenderThread:
         self._output = output
         self._cameras = cameras
         self._views = views
-        self._newest: tuple[int | None, TaskEnvironment, mujoco.MjData] | None = None
+        self._newest: tuple[int, int | None, TaskEnvironment, mujoco.MjData] | None = None
+        # Images on their way, as long as the latency of the cameras, and what is published of them.
+        self._late: deque[tuple[int, Callable[[], None]]] = deque()
+        self._episode = 0
         self._prepared: TaskEnvironment | None = None
         self._changed = threading.Condition()
         self._stop = False
@@ -195,7 +199,14 @@ class _RenderThread:
         self._thread.start()
 
     def prepare(self, environment: TaskEnvironment) -> None:
-        """Wait until a scene has been rendered once: its first image takes so long that physics would fall behind."""
+        """Begin an episode: wait until its scene has been rendered once, and forget images of the one before.
+
+        The first image of a scene takes so long that physics would fall behind.
+        """
+        with self._changed:
+            self._episode += 1
+            self._newest = None
+            self._late.clear()
         if self._prepared is not environment:
             self.offer(None, environment)
         with self._changed:
@@ -206,7 +217,7 @@ class _RenderThread:
         environment.show_targets()
         state = copy.copy(environment.data)
         with self._changed:
-            self._newest = (stamp, environment, state)
+            self._newest = (self._episode, stamp, environment, state)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -219,16 +230,14 @@ class _RenderThread:
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._stop or self._newest is not None)
+                    due = (self._late[0][0] - self._output.now()) * 1e-9 if self._late else None
+                    self._changed.wait_for(lambda: self._stop or self._newest is not None, due)
                     if self._stop:
                         return
-                    assert self._newest is not None
-                    stamp, environment, state = self._newest
-                    self._newest = None
-                self._render(stamp, environment, state)
-                with self._changed:
-                    self._prepared = environment
-                    self._changed.notify_all()
+                    newest, self._newest = self._newest, None
+                if newest is not None:
+                    self._render(*newest)
+                self._send_due()
         except Exception as error:
             with self._changed:
                 self.failure = error
@@ -237,16 +246,27 @@ class _RenderThread:
             for renderer in self._renderers.values():
                 renderer.close()
 
-    def _render(self, stamp: int | None, environment: TaskEnvironment, state: mujoco.MjData) -> None:
+    def _send_due(self) -> None:
+        while True:
+            with self._changed:
+                if not self._late or self._late[0][0] > self._output.now():
+                    return
+                _, send = self._late.popleft()
+            send()
+
+    def _render(self, episode: int, stamp: int | None, environment: TaskEnvironment, state: mujoco.MjData) -> None:
         if environment not in self._renderers:
             if len(self._renderers) >= _RENDERED_SCENES:
                 self._renderers.popitem(last=False)[1].close()
             self._renderers[environment] = CameraRenderer(environment.model, self._cameras, self._views)
         self._renderers.move_to_end(environment)
-        images = self._renderers[environment].render(state)
-        if stamp is None:
-            return
-        if self.disturbance is not None:
-            images = self.disturbance.images(images)
-            time.sleep(max(0.0, self.disturbance.settings.latency - (self._output.now() - stamp) * 1e-9))
-        self._output.images(stamp, images, intrinsics_of(environment.model, self._cameras, self._views))
+        images, latency = self._renderers[environment].render(state), 0.0
+        if self.disturbance is not None and stamp is not None:
+            images, latency = self.disturbance.images(images), self.disturbance.settings.latency
+        with self._changed:
+            if stamp is not None and episode == self._episode:
+                intrinsics = intrinsics_of(environment.model, self._cameras, self._views)
+                send = partial(self._output.images, stamp, images, intrinsics)
+                self._late.append((stamp + round(latency * 1e9), send))
+            self._prepared = environment
+            self._changed.notify_all()

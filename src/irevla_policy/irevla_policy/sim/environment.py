@@ -21,7 +21,7 @@ from irevla_policy.robot.observation import Observation
 from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.robot.proprioception import proprioceptive_state
 from irevla_policy.sim.tasks import TaskError
-from irevla_policy.sim.world import World
+from irevla_policy.sim.world import World, WorldError
 
 Observed = dict[str, npt.NDArray[Any]]
 
@@ -52,7 +52,8 @@ class WorldEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
         world: Makes the world; called at the first reset, in the process that uses it. Meta-World when left out.
 
     Raises:
-        ValueError: No tasks, or another action space.
+        ValueError: No tasks.
+        WorldError: The robot's action space has no bounds.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
@@ -70,7 +71,7 @@ class WorldEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
         if not tasks:
             raise ValueError("tasks: expected at least one")
         if profile.action_space not in _BOUNDED:
-            raise ValueError(
+            raise WorldError(
                 f"robot {profile.name!r}: expected an action space of {', '.join(_BOUNDED)}, "
                 f"found {profile.action_space!r}"
             )

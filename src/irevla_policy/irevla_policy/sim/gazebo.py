@@ -21,7 +21,7 @@ import yaml
 from irevla_policy.errors import UserError
 from irevla_policy.robot.camera import Camera
 from irevla_policy.robot.profile import RobotProfile
-from irevla_policy.sim.franka import BASE, FINGER_OPENING, FINGERS, PHYSICS_RATE
+from irevla_policy.sim.franka import BASE, FINGER_OPENING, FINGERS, PHYSICS_RATE, TOOL
 from irevla_policy.sim.sdf import add_inertial, camera_sensor, geoms_of, is_seen, is_solid, world_sdf
 from irevla_policy.sim.tabletop import tabletop_scene
 from irevla_policy.sim.tasks import TaskFile
@@ -117,6 +117,10 @@ def _robot(
         if (body := bodies.get(link.get("name", ""))) is not None:
             add_inertial(link, model, body, urdf=True)
             _add_visuals(link, spec, model, body)
+        if link.get("name") == TOOL:
+            # The guard's model of a gripper, open or shut, is one box around both fingers. Here they are themselves.
+            for box in link.findall("collision"):
+                link.remove(box)
     for number, name in enumerate(FINGERS):
         _add_finger(root, model, name, mimics=FINGERS[0] if number else None)
     for name, camera in cameras.items():

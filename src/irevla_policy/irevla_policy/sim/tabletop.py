@@ -7,7 +7,7 @@ are those of the physical one: joint positions at the guard's rate.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mujoco
@@ -20,10 +20,10 @@ from irevla_policy.sim.rendering import add_cameras, draw_simply
 from irevla_policy.sim.simulated import SimulatedWorld
 from irevla_policy.sim.tabletop_scene import (
     BUTTON,
-    BUTTON_TRAVEL,
     CABINET,
     CAP,
     DRAWER,
+    DRAWER_TRAVEL,
     HANDLE,
     OBJECT,
     PLATE,
@@ -43,13 +43,16 @@ PICK, PLACE, PRESS, OPEN_DRAWER = "pick", "place", "press-button", "open-drawer"
 """Kinds of tasks; the first two are followed by what is taken."""
 
 _LIFTED = 0.08  # m above where it lay
-_PRESSED = 0.6 * BUTTON_TRAVEL
-_OPENED = 0.10  # m
+_PRESSED, _OPENED = 0.6, 0.10 / DRAWER_TRAVEL
+"""Shares of the ranges of button and drawer."""
 _RELEASED = 0.75 * FINGER_OPENING
 _CLEAR = 0.07  # m between a thing that was put down and the tool
 
 _FIXTURES = {CABINET: 0.03, STAND: 0.04}
 """Bodies to half the range of their places along x and y, m."""
+
+_FIXTURE_OF = {PRESS: STAND, OPEN_DRAWER: CABINET}
+"""Kinds of tasks to what they are about; the others are about the thing."""
 
 _REGION = np.array([[0.34, -0.14], [0.47, 0.14]])
 """Corners of where things and plate lie, m."""
@@ -121,10 +124,13 @@ class TabletopScene:
         return self._state()
 
     def _place(self, random: np.random.Generator) -> None:
-        spread, shift = self._variation.spread, np.array(self._variation.shift)
+        spread, shift = self._variation.spread, np.array(self._variation.shift[:2])
+        own = _FIXTURE_OF.get(self._goal.kind)
         for name, half in _FIXTURES.items():
-            self.model.body_pos[self.model.body(name).id, :2] += random.uniform(-half, half, 2) * spread
-        middle, half_size = _REGION.mean(axis=0) + shift[:2], 0.5 * (_REGION[1] - _REGION[0]) * spread
+            moved = random.uniform(-half, half, 2) * spread + (shift if name == own else 0.0)
+            self.model.body_pos[self.model.body(name).id, :2] += moved
+        middle = _REGION.mean(axis=0) + (0.0 if own else shift)
+        half_size = 0.5 * (_REGION[1] - _REGION[0]) * spread
         while True:
             plate, thing = middle + random.uniform(-1.0, 1.0, (2, 2)) * half_size
             if np.linalg.norm(plate - thing) > _APART:
@@ -143,9 +149,9 @@ class TabletopScene:
 
     def _succeeded(self) -> bool:
         if self._goal.kind == PRESS:
-            return self._value(BUTTON) > _PRESSED
+            return self._moved(BUTTON) > _PRESSED
         if self._goal.kind == OPEN_DRAWER:
-            return self._value(DRAWER) > _OPENED
+            return self._moved(DRAWER) > _OPENED
         thing, tool = self.data.xpos[self._object], self._arm.tool
         if self._goal.kind == PICK:
             return bool(thing[2] > self._lies + _LIFTED and np.linalg.norm(thing - tool) < _CLEAR)
@@ -153,8 +159,9 @@ class TabletopScene:
         lies = beside < 0.7 * PLATE_RADIUS and thing[2] < self._lies + 0.02
         return bool(lies and self._arm.opening > _RELEASED and np.linalg.norm(thing - tool) > _CLEAR)
 
-    def _value(self, joint: str) -> float:
-        return float(self.data.joint(joint).qpos[0])
+    def _moved(self, joint: str) -> float:
+        """How far, as a share of its range, which goes with the size."""
+        return float(self.data.joint(joint).qpos[0] / self.model.joint(joint).range[1])
 
     def _state(self) -> Vector:
         """What scripted experts read, `[24]`; positions in the arm's base frame, m.
@@ -232,10 +239,17 @@ def _scene_spec(
     full_quality: bool,
 ) -> mujoco.MjSpec:
     goal = goal_of(task)
+    if variation.turn:
+        raise TaskError("turn: the table cannot be turned, only the kitchen")
+    if variation.shift[2]:
+        raise TaskError(f"shift: things stay on the table, expected 0 along z, found {variation.shift[2]:g}")
     spec = tabletop_spec(goal.thing, 0.0 if full_quality else tasks.mesh_cell)
     add_cameras(spec, profile.cameras, tasks.cameras, views)
-    moved = {PRESS: BUTTON, OPEN_DRAWER: DRAWER}.get(goal.kind, OBJECT)
-    vary(spec, variation, [spec.body(moved)], [spec.body(TABLE)])
+    # What is to be pressed or opened is coloured alone, but has its size with what it is built into.
+    coloured = {PRESS: BUTTON, OPEN_DRAWER: DRAWER}.get(goal.kind, OBJECT)
+    sized = Variation(scale=variation.scale, bodies=variation.bodies)
+    vary(spec, replace(variation, scale=1.0), [spec.body(coloured)], [spec.body(TABLE)])
+    vary(spec, sized, [spec.body(_FIXTURE_OF.get(goal.kind, OBJECT))], [])
     if not full_quality:
         draw_simply(spec, tasks.facets)
     return spec

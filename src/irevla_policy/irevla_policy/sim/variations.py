@@ -107,6 +107,9 @@ class _Stretch:
             moments = (0.5 * np.sum(part.inertia) - part.inertia) * volume * self._along(frame, part, "iquat") ** 2
             part.ipos, part.mass, part.inertia = stretch @ part.ipos, part.mass * volume, np.sum(moments) - moments
         for geom in part.geoms:
+            if np.isfinite(geom.fromto[0]):
+                self._stretch_rod(geom, stretch)
+                continue
             along = self._along(frame, geom)
             geom.pos = stretch @ geom.pos
             if geom.meshname:
@@ -156,6 +159,14 @@ class _Stretch:
             shape.size = shape.size * [np.sqrt(along[0] * along[1]), along[2], 1.0]
         else:
             shape.size = shape.size * along
+
+    @staticmethod
+    def _stretch_rod(geom: mujoco.MjsGeom, stretch: Array) -> None:
+        """Stretch a capsule that is given by its two ends, which place it whatever its pose says."""
+        ends = np.array(geom.fromto).reshape(2, 3)
+        longer = np.linalg.norm(stretch @ (ends[1] - ends[0])) / np.linalg.norm(ends[1] - ends[0])
+        geom.fromto = (ends @ stretch.T).ravel()
+        geom.size = geom.size * np.sqrt(np.linalg.det(stretch) / longer)
 
     def _mesh(self, name: str, along: Array) -> str:
         """Name of a stretched copy of a mesh: others may use the same one."""

@@ -18,7 +18,7 @@ from irevla_policy.sim.environment import WorldEnvironment
 from irevla_policy.sim.experts import expert_for
 from irevla_policy.sim.tabletop import Tabletop
 from irevla_policy.sim.tabletop_scene import BUTTON, DRAWER, OBJECT, PLATE, THINGS
-from irevla_policy.sim.tasks import TABLETOP, TaskError, load_tasks
+from irevla_policy.sim.tasks import TABLETOP, TaskError, TaskFile, Variation, load_tasks
 from irevla_policy.sim.world import WorldError
 
 PROFILE = load_profile("panda")
@@ -195,6 +195,59 @@ def test_gymnasium_finds_nothing_wrong() -> None:
         warnings.simplefilter("error", UserWarning)
         check_env(environment, skip_render_check=True)
     environment.close()
+
+
+def varied(**variations: Variation) -> TaskFile:
+    tasks = load_tasks(TABLETOP)
+    return replace(tasks, variations={**tasks.variations, **variations})
+
+
+@pytest.mark.parametrize("task", ["open-drawer", "press-button", "pick-cucumber"])
+@pytest.mark.parametrize("scale", [0.8, 1.2])
+def test_experts_succeed_at_other_sizes(task: str, scale: float) -> None:
+    with Tabletop(PROFILE, varied(sized=Variation(scale=scale)), images=False) as world:
+        assert [solve(world, task, seed, "sized")[-1] for seed in (1, 2)] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("thing", ["pick-cucumber", "pick-carrot", "pick-banana"])
+def test_things_made_of_rods_are_scaled_as_others_are(thing: str) -> None:
+    with Tabletop(PROFILE, varied(large=Variation(scale=1.5)), images=False) as world:
+        extents, masses = [], []
+        for variation in ("", "large"):
+            world.reset(thing, variation, seed=1)
+            model = world.environment.model
+            body = model.body(OBJECT).id
+            geoms = np.flatnonzero(model.geom_bodyid == body)
+            extents.append(np.concatenate([model.geom_pos[geoms], model.geom_size[geoms]], axis=1))
+            masses.append(model.body_mass[body])
+    np.testing.assert_allclose(extents[1], 1.5 * extents[0], atol=1e-6)
+    assert masses[1] == pytest.approx(1.5**3 * masses[0], rel=1e-6)
+
+
+def test_a_shift_moves_what_the_task_is_about() -> None:
+    moved, tasks = np.array([0.03, -0.05, 0.0]), {"press-button": BUTTON, "open-drawer": DRAWER, "pick-can": OBJECT}
+    with Tabletop(PROFILE, varied(far=Variation(shift=tuple(moved))), images=False) as world:
+        for task, body in tasks.items():
+            places = []
+            for variation in ("", "far"):
+                world.reset(task, variation, seed=3)
+                places.append({name: place_of(world, name) for name in (BUTTON, DRAWER, OBJECT, PLATE)})
+            before, after = places
+            np.testing.assert_allclose(after[body] - before[body], moved, atol=1e-3)
+            others = {BUTTON, DRAWER} - {body}
+            assert all(np.allclose(after[other], before[other]) for other in others)
+
+
+@pytest.mark.parametrize(
+    ("variation", "message"),
+    [
+        (Variation(turn=0.4), "turn: the table cannot be turned"),
+        (Variation(shift=(0.0, 0.0, 0.1)), "shift: things stay"),
+    ],
+)
+def test_variations_that_the_table_does_not_have_are_refused(variation: Variation, message: str) -> None:
+    with Tabletop(PROFILE, varied(odd=variation), images=False) as world, pytest.raises(TaskError, match=message):
+        world.reset("pick-can", "odd")
 
 
 def test_what_does_not_fit_is_refused(blind: Tabletop) -> None:

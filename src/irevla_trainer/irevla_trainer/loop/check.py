@@ -68,12 +68,9 @@ def _check_worlds(settings: TrainFile, profile: RobotProfile, file: Path) -> Non
     if settings.worlds_in == "robot":
         return  # nothing is simulated
     with _of(file, "robot"):
-        try:
-            environment = make_environment(profile, tasks, settings.max_steps)
-            # The environment makes its world at the first reset only.
-            make_world(profile, tasks, images=False).close()
-        except ValueError as error:
-            raise SettingsError(str(error)) from error
+        environment = make_environment(profile, tasks, settings.max_steps)
+        # The environment makes its world at the first reset only.
+        make_world(profile, tasks, images=False).close()
     with closing(environment), _of(file, "task_file"):
         _check_scenes(settings, tasks, environment)
 

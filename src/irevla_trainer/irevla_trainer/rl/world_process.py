@@ -64,8 +64,7 @@ def make_environment(profile: RobotProfile, tasks: TaskFile, max_steps: int | No
     """The world of each process; nothing is loaded before its first episode.
 
     Raises:
-        WorldError: The world cannot simulate the robot.
-        ValueError: The robot's action space is another one.
+        WorldError: The world cannot simulate the robot, or its actions have no bounds.
     """
     world = partial(make_world, profile, tasks, max_steps=max_steps)
     return WorldEnvironment(profile, list(tasks.tasks), world=world)
@@ -169,11 +168,12 @@ def _start_forkserver() -> None:
 
 
 def _serve(pipe: Connection, make: Callable[[], WorldEnvironment]) -> None:
-    environment = make()
+    environment: WorldEnvironment | None = None
     try:
         while True:
             action, following = pipe.recv()
             try:
+                environment = environment or make()
                 reply: Reply | _Failure = _reply(environment, action, following)
             except Exception as error:
                 reply = _Failure(error, traceback.format_exc())
@@ -182,7 +182,8 @@ def _serve(pipe: Connection, make: Callable[[], WorldEnvironment]) -> None:
         # The learner has closed its end, or is no more.
         pass
     finally:
-        environment.close()
+        if environment is not None:
+            environment.close()
 
 
 def _reply(environment: WorldEnvironment, action: npt.NDArray[np.float32] | None, following: Reset | None) -> Reply:

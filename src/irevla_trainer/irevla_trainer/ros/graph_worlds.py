@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from irevla_policy.errors import RunError
 from irevla_policy.graph.domains import other_domain
@@ -87,6 +89,10 @@ class GraphWorlds(EnvironmentWorlds):
         domain = other_domain()
         arguments = {"robot": robot, "world": tasks.world, "mode": "lock_step", "expert": "false", "record": ""}
         try:
+            # The simulator gives an episode up by itself, too.
+            parameters = Path(self._open.enter_context(tempfile.TemporaryDirectory()), "parameters.yaml")
+            parameters.write_text(yaml.safe_dump({"irevla_sim": {"ros__parameters": {"max_steps": max_steps or 0}}}))
+            arguments["params_file"] = str(parameters)
             graph = find_graph("sim").resolve(arguments)
             nodes = self._open.enter_context(Supervisor(graph, {"ROS_DOMAIN_ID": str(domain)}, log_dir))
             environment = self._open.enter_context(
