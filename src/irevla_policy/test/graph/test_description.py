@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,13 @@ def test_half_a_checkpoint_is_refused(checkpoint: Path, missing: str) -> None:
     (checkpoint / missing).unlink()
     with pytest.raises(GraphError, match=f"runs/a is no whole checkpoint, without {missing}"):
         nodes(checkpoint="runs/a")
+
+
+def test_the_trainer_watches_the_folders_that_are_named() -> None:
+    (node,) = find_graph("trainer").resolve({"watch": "bags, more/bags,"}).nodes
+    assert node.parameters["watch"] == [os.path.abspath("bags"), os.path.abspath("more/bags")]
+    with pytest.raises(GraphError, match="graph 'trainer': watch: expected folders of bags"):
+        find_graph("trainer").resolve({"watch": ","})
 
 
 def test_a_graph_is_resolved_without_torch_and_mujoco() -> None:

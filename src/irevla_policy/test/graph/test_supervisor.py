@@ -125,6 +125,28 @@ def test_the_graph_survives_a_node_that_is_not_required(tmp_path: Path) -> None:
         assert running.ended() == {"ends": 0}
 
 
+def test_a_node_that_has_ended_gets_no_signal_later_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with supervise(tmp_path, node("polite"), node("parent", required=False)) as running:
+        wait_until_ready(tmp_path, "polite", "parent")
+        gone, children = running.pid("parent"), pids(tmp_path)
+        os.kill(gone, signal.SIGKILL)
+        deadline = time.monotonic() + 10.0
+        while "parent" not in running.ended():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        wait_until_gone([pid for pid in children if pid != running.pid("polite")], time.monotonic())
+        # From now on its number may be somebody else's.
+        sent: list[int] = []
+        kill, killpg = os.kill, os.killpg
+        monkeypatch.setattr(os, "kill", lambda pid, number: (sent.append(pid), kill(pid, number)))
+        monkeypatch.setattr(os, "killpg", lambda pid, number: (sent.append(pid), killpg(pid, number)))
+        codes = running.stop()
+    assert codes == {"polite": 0, "parent": -signal.SIGKILL}
+    assert sent and gone not in sent
+
+
 def test_lines_carry_the_name_of_their_node(tmp_path: Path) -> None:
     output = io.StringIO()
     with supervise(tmp_path, node("polite"), output=output) as running:

@@ -78,6 +78,14 @@ def test_bodies_stand_where_mujoco_has_them_and_weigh_the_same(files: GazeboFile
     assert {"table", "plate", "cabinet", "drawer", "stand", "button", "object"} == seen
 
 
+def test_there_is_room_between_the_open_fingers(files: GazeboFiles) -> None:
+    root = ElementTree.parse(files.robot).getroot()
+    solid = {link.get("name") for link in root.findall("link") if link.findall("collision")}
+    assert "panda_hand_tcp" not in solid
+    fingers = {joint.find("child").get("link") for joint in root.findall("joint") if joint.get("name") in FINGERS}
+    assert len(fingers) == 2 and fingers < solid
+
+
 def test_what_moves_moves_as_far(files: GazeboFiles) -> None:
     found = models(files)
     assert {name for name, model in found.items() if model.findtext("static") == "false"} == {

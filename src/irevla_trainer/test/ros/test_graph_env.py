@@ -20,6 +20,7 @@ from irevla_policy.graph.supervisor import Supervisor
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.sim.environment import WorldEnvironment
 from irevla_policy.sim.experts import expert_for
+from irevla_policy.sim.tasks import load_tasks
 from irevla_trainer.rl.worlds import EpisodeRequest, Worlds
 from irevla_trainer.ros.graph_client import GraphClient
 from irevla_trainer.ros.graph_env import GraphEnvironment
@@ -193,6 +194,13 @@ def test_the_loop_gets_the_same_episodes_as_from_its_own_worlds(tmp_path):
         for ours, theirs in zip(graph_seen[index], own_seen[index], strict=True):
             assert ours[:2] == theirs[:2]
             assert np.array_equal(ours[2], theirs[2]), (ours[0], ours[2] - theirs[2])
+
+
+def test_an_episode_may_be_longer_than_the_task_file_says(tmp_path):
+    longer = load_tasks().steps("reach") + 5
+    with GraphWorlds("sawyer", max_steps=longer, log_dir=tmp_path) as worlds:
+        steps = list(worlds.episodes([EpisodeRequest("reach", "", 1)], lambda seen: np.zeros((1, 4))))
+    assert len(steps) == longer and steps[-1].truncated[0]
 
 
 def test_the_loops_graph_is_met_by_nobody_on_the_domain_of_its_process(tmp_path):
