@@ -333,6 +333,21 @@ def test_real_time_keeps_its_rates_follows_commands_and_holds(tmp_path: Path) ->
         client.close()
 
 
+def test_latency_delays_the_images_of_real_time_and_drops_none(tmp_path: Path) -> None:
+    client = SimClient(lock_step=False)
+    try:
+        with process("sim_node", tmp_path, task="reach", seed=0, **{"disturbance.latency": 0.3}):
+            client.ready()
+            client.spin(1.0)
+            client.stamps["image"].clear()
+            client.spin(3.0)
+            images, newest_joints = client.stamps["image"], client.stamps["joints"][-1]
+        assert 14.0 < len(set(images)) / 3.0 < 23.0
+        assert 0.25 < (newest_joints - images[-1]) * 1e-9 < 0.6
+    finally:
+        client.close()
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
