@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, Shutdown
+from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -25,6 +25,7 @@ def launch_description_of(name: str, includes: Mapping[str, str] | None = None) 
         name: Name of the graph.
         includes: Arguments beside those of the graph, which name other launch files, to their descriptions. The files
             get no arguments of ours: what they need has to be the default in them, or in a file that includes them.
+            What they set, like a namespace, is theirs alone.
     """
     files = includes or {}
     description = find_graph(name)
@@ -38,26 +39,27 @@ def launch_description_of(name: str, includes: Mapping[str, str] | None = None) 
         for argument in description.arguments
     ]
     arguments += [DeclareLaunchArgument(file, default_value="", description=about) for file, about in files.items()]
-    included = [OpaqueFunction(function=_include, args=[file]) for file in files]
-    return LaunchDescription([*arguments, *included, OpaqueFunction(function=_actions, args=[description])])
+    return LaunchDescription([*arguments, OpaqueFunction(function=_actions, args=[description, list(files)])])
 
 
-def _include(context: LaunchContext, name: str) -> list[LaunchDescriptionEntity]:
-    path = LaunchConfiguration(name).perform(context)
-    if not path:
-        return []
-    if not Path(path).is_file():
-        raise GraphError(f"argument {name}: there is no file {path}")
-    return [IncludeLaunchDescription(path)]
-
-
-def _actions(context: LaunchContext, description: GraphDescription) -> list[LaunchDescriptionEntity]:
+def _actions(
+    context: LaunchContext, description: GraphDescription, files: Sequence[str]
+) -> list[LaunchDescriptionEntity]:
     # The values are texts and become parameters only here, because which nodes start depends on them.
     values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in description.arguments}
     graph = description.resolve(values)
     check_installed(graph)
+    # Nothing of an arm is started before all that was asked for is known to be there.
+    included = [_include(context, file) for file in files if LaunchConfiguration(file).perform(context)]
     reclaim()
-    return [_action(graph, node) for node in graph.nodes]
+    return [*included, *(_action(graph, node) for node in graph.nodes)]
+
+
+def _include(context: LaunchContext, name: str) -> GroupAction:
+    path = LaunchConfiguration(name).perform(context)
+    if not Path(path).is_file():
+        raise GraphError(f"argument {name}: there is no file {path}")
+    return GroupAction([IncludeLaunchDescription(path)], scoped=True, forwarding=False)
 
 
 def _action(graph: Graph, node: NodeSpec) -> Node:
