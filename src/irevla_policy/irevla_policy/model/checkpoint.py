@@ -107,6 +107,10 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> V
             policy = VLAPolicy(settings, robot, backbone, processor)
     except BackboneError as error:
         raise CheckpointError(f"{folder}: {error}") from error
+    if backbone.is_kept_whole and not whole:
+        raise CheckpointError(
+            f"{folder}: was saved without its backbone, which started without pretrained weights; train it anew"
+        )
     _put_all(policy, folder)
     return policy.eval().to(device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,6 +40,7 @@ def offers_as_text(offers: Sequence[Offer]) -> str:
     return _dump(offers_as_plain(offers)).strip()
 
 
+@functools.cache  # the same few texts in every bag, and YAML takes longer than all else that is read to open one
 def offers_from_text(text: str) -> tuple[Offer, ...]:
     """The inverse of `offers_as_text`; the usual offer where the text is none of version 9."""
     try:

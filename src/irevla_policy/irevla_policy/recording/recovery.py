@@ -151,6 +151,8 @@ def _put(copy: Path, left: Path, target: Path) -> None:
     label = left / episode.LABEL_FILE
     if label.is_file():
         shutil.copyfile(label, copy / label.name)
+        sync(copy / label.name)
+        sync(copy)
     for path in left.iterdir():
         if path.is_file():
             path.unlink()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -235,6 +236,11 @@ def find_bags(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.exists():
         raise BagError(f"{folder}: no such bag or folder of bags")
+    if folder.is_dir():
+        try:
+            os.scandir(folder).close()
+        except OSError as error:
+            raise BagError(f"{folder}: cannot be read ({error.strerror})") from error
     bags = sorted(_bags(folder))
     if not bags:
         left = sum(1 for _ in (folder / UNFINISHED).glob("*/"))
@@ -257,39 +263,40 @@ def _bags(folder: Path) -> Iterator[Path]:
             yield place
 
 
-def walk(
-    folder: Path, above: frozenset[tuple[int, int]] = frozenset()
-) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
-    """The folders in which bags can be, each with the files in it, in the order of their names.
+def walk(folder: Path) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
+    """The folders in which bags can be, each with the files in it.
 
-    Links are followed, but not back to where they are. Not looked into are bags, unfinished ones, and what cannot be
-    read or is removed meanwhile.
+    Links are followed, after all that is no link, and what can be reached in several ways is gone to once. Not looked
+    into are bags, unfinished ones, and what cannot be read or is removed meanwhile.
 
     Args:
         folder: Where to begin.
-        above: Devices and inodes of the folders on the way to it.
     """
-    try:
-        status = os.stat(folder)
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        return
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    folders, files = [], []
-    for entry in entries:
-        with suppress(OSError):  # a link to itself; one to nothing is neither
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif entry.is_file():
-                files.append(entry)
-    yield folder, files
-    if any(file.name == METADATA_FILE for file in files):
-        return
-    for name in folders:
-        if name != UNFINISHED:
-            yield from walk(folder / name, above | {here})
+    seen: set[tuple[int, int]] = set()
+    waiting, links = [folder], deque[Path]()
+    while waiting or links:
+        place = waiting.pop() if waiting else links.popleft()
+        try:
+            status = os.stat(place)
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+        except OSError:
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders, files = [], []
+        for entry in entries:
+            with suppress(OSError):  # a link to itself; one to nothing is neither
+                if entry.is_dir():
+                    folders.append(entry)
+                elif entry.is_file():
+                    files.append(entry)
+        yield place, files
+        if any(file.name == METADATA_FILE for file in files):
+            continue
+        for entry in folders:
+            if entry.name != UNFINISHED:
+                (links if entry.is_symlink() else waiting).append(place / entry.name)
 
 
 @dataclass(frozen=True)

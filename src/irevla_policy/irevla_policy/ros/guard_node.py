@@ -182,10 +182,10 @@ class GuardNode(LifecycleNode):
                 self._answerer.forget()
             self._output.restart()
             self._active = True
+            self._say_status()
         self._prepare_process()
         if not self._lock_step:
             self._ticker.start()
-        self._say_status()
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:

@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription, OpaqueFunction, Shutdown
+from launch.actions import (
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    Shutdown,
+    UnsetLaunchConfiguration,
+)
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -25,7 +31,7 @@ def launch_description_of(name: str, includes: Mapping[str, str] | None = None) 
         name: Name of the graph.
         includes: Arguments beside those of the graph, which name other launch files, to their descriptions. The files
             get no arguments of ours: what they need has to be the default in them, or in a file that includes them.
-            What they set, like a namespace, is theirs alone.
+            What they set, like a namespace, is for what comes after them, which our nodes do not.
     """
     files = includes or {}
     description = find_graph(name)
@@ -52,14 +58,16 @@ def _actions(
     # Nothing of an arm is started before all that was asked for is known to be there.
     included = [_include(context, file) for file in files if LaunchConfiguration(file).perform(context)]
     reclaim()
-    return [*included, *(_action(graph, node) for node in graph.nodes)]
+    # A group of their own would take their arguments from them again before their event handlers ask for these.
+    ours = [UnsetLaunchConfiguration(name) for name in (*values, *files)] if included else []
+    return [*(_action(graph, node) for node in graph.nodes), *ours, *included]
 
 
-def _include(context: LaunchContext, name: str) -> GroupAction:
+def _include(context: LaunchContext, name: str) -> IncludeLaunchDescription:
     path = LaunchConfiguration(name).perform(context)
     if not Path(path).is_file():
         raise GraphError(f"argument {name}: there is no file {path}")
-    return GroupAction([IncludeLaunchDescription(path)], scoped=True, forwarding=False)
+    return IncludeLaunchDescription(path)
 
 
 def _action(graph: Graph, node: NodeSpec) -> Node:

@@ -64,7 +64,10 @@ def run(args: argparse.Namespace) -> int:
         if args.label:
             _label(args.path, args.label, args.labelled_by)
         recovered, path = _recover(args.path) if args.recover else ([], args.path)
-        document, lines, good = _bags(path, args.robot or load_tasks(args.world).robot)
+        # What was cut off before its first message is no more.
+        document, lines, good = {"bags": [], "unfinished": []}, [], True
+        if path.exists():
+            document, lines, good = _bags(path, args.robot or load_tasks(args.world).robot)
         lines = recovered + lines
     if args.json:
         text = json.dumps(document, indent=2)
@@ -118,7 +121,7 @@ def _bag(bag: Path, reader: EpisodeReader, *, detailed: bool) -> tuple[dict[str,
     try:
         with closing(open_reader(bag)) as opened:
             described |= _contents(opened, bag)
-    except UserError:
+    except (UserError, OSError):
         # The report names the problem already.
         return described | {"storage": "", "seconds": 0.0, "megabytes": 0.0, "topics": {}}, report, lines
     if detailed:
@@ -183,10 +186,13 @@ def _is_cut_off(path: Path) -> bool:
     from irevla_policy.recording.mcap_records import McapError
 
     files = list(path.glob("*.mcap")) if (path / "metadata.yaml").is_file() else []
+    if len(files) != 1:
+        return False
     try:
-        return len(files) == 1 and not read_summary(files[0])
+        read_summary(files[0])
     except McapError:
         return True
+    return False
 
 
 def _checkpoint(path: Path) -> tuple[dict[str, Any], list[str], bool]:

@@ -33,10 +33,11 @@ class EpisodeCache:
     Args:
         folder: The folder; made when missing. It can be deleted at any time when nobody reads from it.
         profile: The robot; another one, or other settings of it, decode anew.
+        lasting: Whether it is for later processes too; then it outlives a power cut.
     """
 
-    def __init__(self, folder: Path, profile: RobotProfile) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, profile: RobotProfile, lasting: bool = True) -> None:
+        self.folder, self._lasting = folder, lasting
         folder.mkdir(parents=True, exist_ok=True)
         settings = {key: value for key, value in to_dict(profile).items() if key != "file"}
         self._robot = json.dumps([_VERSION, settings, hashlib.sha256(profile.urdf_path.read_bytes()).hexdigest()])
@@ -51,6 +52,8 @@ class EpisodeCache:
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None
         images = {name: FrameFile(place / file, tuple(shape)) for name, (file, shape) in values["images"].items()}
+        if not all(frames.is_whole for frames in images.values()):
+            return None
         report = BagReport(**(values["report"] | {"dropped": Counter(values["report"]["dropped"])}))
         episode = Episode(
             info=EpisodeInfo(**values["info"]),
@@ -85,7 +88,10 @@ class EpisodeCache:
             (temporary / "episode.json").write_text(json.dumps(values))
             if place.exists():
                 shutil.rmtree(place)
-            put_in_place(temporary, place)
+            if self._lasting:
+                put_in_place(temporary, place)
+            else:
+                temporary.replace(place)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

@@ -121,7 +121,7 @@ def load_dataset(
             if size > room:
                 if store is None:
                     dataset._temporary = tempfile.TemporaryDirectory(prefix="irevla_frames_")
-                    store = EpisodeCache(Path(dataset._temporary.name), profile)
+                    store = EpisodeCache(Path(dataset._temporary.name), profile, lasting=False)
                 episode = store.put(bag, episode, report)
             else:
                 room -= size

@@ -37,6 +37,11 @@ class FrameFile:
         count, height, width, channels = images.shape
         return cls(path, (count, height, width, channels))
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the file is there with all of its images."""
+        return self.path.is_file() and self.path.stat().st_size == self.shape[0] * self._frame
+
     def __len__(self) -> int:
         return self.shape[0]
 

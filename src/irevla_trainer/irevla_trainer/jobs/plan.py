@@ -100,8 +100,8 @@ def _held_out(
 ) -> list[IndexedEpisode]:
     """What to check a candidate on: what was held out stays so, and what a policy may have learnt is no check of it."""
     earlier = [json.loads(job.plan_path.read_text()) for job in jobs if job.plan_path.is_file()]
-    kept = {bag for plan in earlier for bag in plan.get("held_out", ())}
     learnt = {bag for plan in earlier for bag in plan["settings"]["bags"]}
+    kept = {bag for plan in earlier for bag in plan.get("held_out", ())} - learnt
     found = [episode for episode in demonstrations if str(episode.bag) in kept]
     new = [episode for episode in demonstrations if str(episode.bag) not in kept | learnt]
     more = min(max(int(share * len(demonstrations)) - len(found), 0), len(new))

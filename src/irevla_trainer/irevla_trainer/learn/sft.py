@@ -303,8 +303,10 @@ class _Run:
         if state is None:
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
             return
-        if state.identity != self._identity():
-            changed = [key for key, value in self._identity().items() if state.identity.get(key) != value]
+        # A state from before the start was part of it.
+        found, wanted = {"start": ""} | state.identity, self._identity()
+        if found != wanted:
+            changed = [key for key, value in wanted.items() if found.get(key) != value]
             raise ResumeError(
                 f"{self.folder}: holds the state of a run with other {' and '.join(changed)}; remove the folder or "
                 "choose another output"

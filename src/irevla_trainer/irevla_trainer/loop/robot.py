@@ -96,26 +96,25 @@ class RobotRollouts:
 
     def _keep(self) -> None:
         """Keep an actor running until the end, or say why there is none."""
-        try:
-            self._keep_running()
-        except OSError as error:
-            self._failed = f"cannot be started: {error}"
-
-    def _keep_running(self) -> None:
         failures, episodes = 0, self._asking.episodes()
         command = [sys.executable, "-m", "irevla_trainer.ros.actor", str(self._asking.folder)]
         while not self._ending.is_set():
-            process = _STARTER.submit(_start, command).result()
             try:
-                while process.poll() is None and not self._ending.wait(_POLL):
-                    if self._asking.episodes() != episodes:
-                        failures, episodes = 0, self._asking.episodes()
-            finally:
-                process.kill()
-                process.wait()
+                process = _STARTER.submit(_start, command).result()
+            except OSError as error:
+                how = f"cannot be started: {error}"
+            else:
+                try:
+                    while process.poll() is None and not self._ending.wait(_POLL):
+                        if self._asking.episodes() != episodes:
+                            failures, episodes = 0, self._asking.episodes()
+                finally:
+                    process.kill()
+                    process.wait()
+                how = f"has ended {failures + 1} times, with exit code {process.returncode}; it says why above"
             failures += 1
             if failures == _GIVES_UP_AFTER:
-                self._failed = f"has ended {failures} times, with exit code {process.returncode}; it says why above"
+                self._failed = how
                 return
             self._ending.wait(_AGAIN_AFTER)
 

@@ -11,10 +11,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 import sample_episodes as sample
 
+from irevla_policy.recording import storage
 from irevla_policy.recording.episode import read_label
 from irevla_policy.recording.storage import BagError, open_reader, open_writer
 from irevla_policy.recording.topics import episode_topic
 from irevla_trainer import cli
+from irevla_trainer.data import reader
 
 
 def test_a_good_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,3 +117,32 @@ def test_nobody_is_told_to_recover_what_cannot_be(tmp_path: Path, capsys: pytest
     (tmp_path / "database" / "0.db3").write_bytes(b"SQLite")
     with pytest.raises(BagError, match=f"then `ros2 bag reindex {tmp_path / 'database'}` mends it"):
         open_reader(tmp_path / "database")
+
+
+def test_what_was_cut_off_before_its_first_message_is_said_to_be_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_writer(tmp_path / "left", [episode_topic()]).abandon()
+    left = tmp_path / "unfinished" / "left"
+    assert cli.main(["inspect", str(left), "--recover"]) == 0
+    assert f"{left}: removed, it was cut off before its first message" in capsys.readouterr().out
+    assert not left.exists()
+
+
+def test_a_bag_that_may_not_be_read_is_a_line_among_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample.write_episode(tmp_path / "good", steps=3)
+    bad = sample.write_episode(tmp_path / "bad", steps=3)
+    opened = storage.open_reader
+
+    def refuse(path: Path) -> storage.BagReader:
+        if Path(path) == bad:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path)
+
+    for module in (storage, reader):
+        monkeypatch.setattr(module, "open_reader", refuse)
+    assert cli.main(["inspect", str(tmp_path)]) == 1
+    shown = capsys.readouterr().out
+    assert f"[Errno 13] Permission denied: '{bad}'" in shown and "3 decisions" in shown

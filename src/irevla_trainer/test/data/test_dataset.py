@@ -110,15 +110,17 @@ def test_a_cache_decodes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert first.info == second.info and first.instructions == second.instructions
 
 
+@pytest.mark.parametrize("name", ["arrays.npz", "0.frames", "episode.json"])
 @pytest.mark.parametrize("left", [0, 200])
-def test_a_cache_that_a_power_cut_has_shortened_is_decoded_anew(tmp_path: Path, left: int) -> None:
+def test_a_cache_that_a_power_cut_has_shortened_is_decoded_anew(tmp_path: Path, name: str, left: int) -> None:
     sample.write_episode(tmp_path / "bags" / "a", steps=3)
     plain = load_dataset([tmp_path / "bags"], PROFILE, cache=tmp_path / "cache")
-    (arrays,) = (tmp_path / "cache").rglob("arrays.npz")
-    arrays.write_bytes(arrays.read_bytes()[:left])
+    (file,) = (tmp_path / "cache").rglob(name)
+    file.write_bytes(file.read_bytes()[:left])
     again = load_dataset([tmp_path / "bags"], PROFILE, cache=tmp_path / "cache")
     np.testing.assert_array_equal(plain.episodes[0].action, again.episodes[0].action)
-    assert arrays.stat().st_size > left
+    assert np.asarray(again.episodes[0].images["corner"]).shape[0] == 3
+    assert file.stat().st_size > left
 
 
 def test_a_bag_that_may_not_be_read_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

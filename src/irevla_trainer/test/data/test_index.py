@@ -217,17 +217,20 @@ def test_links_to_nothing_and_files_that_vanish_cost_no_bag(tmp_path, monkeypatc
     assert not index.refresh()
 
 
-def test_linked_folders_are_looked_into(tmp_path):
-    bag = write_episode(tmp_path / "elsewhere" / "one", 2)
-    (tmp_path / "bags").mkdir()
-    (tmp_path / "bags" / "linked").symlink_to(bag.parent)
-    (tmp_path / "bags" / "two").symlink_to(bag)
+def test_linked_folders_are_looked_into_and_every_bag_counts_once(tmp_path):
+    elsewhere, bags = tmp_path / "elsewhere", tmp_path / "bags"
+    for name in ("one", "two"):
+        write_episode(elsewhere / name, 2)
+    write_episode(bags / "run" / "three", 2)
+    (bags / "linked").symlink_to(elsewhere)
+    (bags / "also-two").symlink_to(elsewhere / "two")
+    (bags / "latest").symlink_to("run")
+    (bags / "run" / "demos").symlink_to("../run")
     index = index_of(tmp_path)
     index.refresh()
-    assert [(episode.bag.relative_to(tmp_path), episode.dataset) for episode in index.episodes] == [
-        (Path("bags/linked/one"), "D_e"),
-        (Path("bags/two"), "D_e"),
-    ]
+    found = [episode.bag.relative_to(bags) for episode in index.episodes]
+    assert found == [Path("also-two"), Path("linked/one"), Path("run/three")]
+    assert find_bags(bags) == [bags / path for path in found]
 
 
 def test_a_link_back_is_no_further_bag(tmp_path):
@@ -239,15 +242,6 @@ def test_a_link_back_is_no_further_bag(tmp_path):
     index.refresh()
     assert datasets(index) == {"one": "D_e"}
     assert find_bags(bags) == [bags / "one"]
-
-
-def test_both_ways_to_bags_follow_links(tmp_path):
-    bag = write_episode(tmp_path / "elsewhere" / "one", 2)
-    (tmp_path / "bags").mkdir()
-    (tmp_path / "bags" / "linked").symlink_to(bag)
-    index = index_of(tmp_path)
-    index.refresh()
-    assert find_bags(tmp_path / "bags") == [episode.bag for episode in index.episodes] == [tmp_path / "bags" / "linked"]
 
 
 def test_recordings_without_metadata_are_listed_until_they_are_finished(tmp_path):

@@ -16,7 +16,7 @@ import torch
 from irevla_trainer.learn.prefetch import prefetch
 from irevla_trainer.learn.settings import SftSettings
 from irevla_trainer.learn.sft import ResumeError, TrainingError, evaluate_loss, masked_mse, train
-from irevla_trainer.learn.training_state import TrainingStateError
+from irevla_trainer.learn.training_state import TrainingStateError, read_state, write_state
 
 QUICK = SftSettings(steps=12, batch_size=8, warmup_steps=2, shift=1, report_every=1, save_every=1e-6)
 
@@ -140,9 +140,20 @@ def test_state_of_another_run_is_refused(decisions, new_policy, tmp_path):
         train(new_policy(), decisions, None, QUICK, tmp_path, stop_at(2))
     with pytest.raises(ResumeError, match="other settings"):
         train(new_policy(), decisions, None, dataclasses.replace(QUICK, learning_rate=1e-4), tmp_path)
+    with pytest.raises(ResumeError, match="other start"):
+        train(new_policy(), decisions, None, QUICK, tmp_path, start="0123456789ab")
     decisions.episodes[0].action[0] += 1
     with pytest.raises(ResumeError, match="other data"):
         train(new_policy(), decisions, None, QUICK, tmp_path)
+
+
+def test_a_state_from_before_the_start_was_part_of_it_goes_on(decisions, new_policy, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(new_policy(), decisions, None, QUICK, tmp_path, stop_at(2))
+    state = read_state(tmp_path)
+    identity = {key: value for key, value in state.identity.items() if key != "start"}
+    write_state(tmp_path, dataclasses.replace(state, identity=identity))
+    assert train(new_policy(), decisions, None, QUICK, tmp_path).steps == QUICK.steps
 
 
 def test_damaged_state_is_named(decisions, new_policy, tmp_path):
