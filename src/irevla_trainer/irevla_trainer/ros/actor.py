@@ -42,7 +42,7 @@ _POLL = 0.02  # s
 _PATIENCE = 10.0
 """s that the graph may be silent until the environment is made anew."""
 
-_RECORDER_SECONDS = 3.0
+_RECORDER_SECONDS = 10.0
 """s that the first episode waits for a recorder; the others are recorded if there is one."""
 
 
@@ -115,7 +115,7 @@ class _Recorder(GraphClient):
         services = {"/irevla/start_episode": StartEpisode, "/irevla/stop_episode": StopEpisode}
         super().__init__("irevla_actor", patience=_PATIENCE, services=services)
         self._world = world
-        self._until = time.monotonic() + _RECORDER_SECONDS
+        self._until: float | None = None
 
     @contextmanager
     def recording(self, request: EpisodeRequest) -> Iterator[Callable[[bool], None]]:
@@ -124,6 +124,9 @@ class _Recorder(GraphClient):
         Yields:
             What takes the simulator's word for its success. Without it the label is a person's, or none.
         """
+        if self._until is None:
+            # From now on, not from the start: nobody has looked for it since.
+            self._until = time.monotonic() + _RECORDER_SECONDS
         try:
             self.wait(lambda: self._has_met("/irevla/start_episode"), self._until, "")
         except RunError:
