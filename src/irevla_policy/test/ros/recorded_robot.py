@@ -57,8 +57,12 @@ class Robot:
         """Start an episode. The recorder waits for the sensors; all is connected when it has heard them."""
         client = self.node.create_client(StartEpisode, "/irevla/start_episode")
         assert client.wait_for_service(PATIENCE)
-        future = client.call_async(StartEpisode.Request(**fields))
         deadline = time.monotonic() + PATIENCE
+        # Of the instruction it does not wait: a robot may have none.
+        while not self.instruction.get_subscription_count():
+            assert time.monotonic() < deadline, "the recorder does not hear instructions"
+            self.executor.spin_once(0.02)
+        future = client.call_async(StartEpisode.Request(**fields))
         while not future.done():
             assert time.monotonic() < deadline, "the episode was not started"
             self.observe(-1, acts=acts)
