@@ -102,12 +102,13 @@ class Supervisor:
         """Nodes that have ended, with their exit codes (negative: the signal that killed them)."""
         for process in self._processes:
             if not process.gone and process.popen.poll() is not None:
-                self._bury(process)
+                # What it has left behind is ended now: later its number may be that of somebody else.
+                ending.kill_group(process.popen.pid)
+                self._forget(process)
         return {process.node.name: process.popen.returncode for process in self._processes if process.gone}
 
-    def _bury(self, process: _Process) -> None:
-        """End what a node has left behind, now: later its number may be that of somebody else."""
-        ending.kill_group(process.popen.pid)
+    def _forget(self, process: _Process) -> None:
+        """Send a node that has ended, and its group, no signal from now on."""
         self._tell_reaper(f"-{process.popen.pid}\n")
         process.gone = True
 
@@ -241,7 +242,7 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 continue
             if not process.gone:
-                self._bury(process)
+                self._forget(process)
             process.reader.join(timeout=0.2)
         if self._reaper is not None:
             if self._reaper.stdin is not None:
