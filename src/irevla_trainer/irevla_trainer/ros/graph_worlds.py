@@ -61,11 +61,12 @@ class EnvironmentWorlds:
                 if not np.isfinite(action).all():
                     raise RunError("the policy's actions are not finite: its weights have diverged")
                 observed, _, terminated, truncated, info = self._environment.step(action)
-                # A robot has no simulator to give its episodes up.
-                truncated = truncated or (not terminated and info["step"] >= self.steps(request.task))
-                ended = terminated or truncated
+                # A person's "no" ends an episode as a success does, and a robot has no simulator to give it up.
+                success = bool(info["success"])
+                ended = terminated or truncated or info["step"] >= self.steps(request.task)
                 last = _seen(index, info["step"], observed, info["instruction"]) if ended else None
-                yield Stepped([index], np.array([terminated]), np.array([truncated]), last, _instead(action, info))
+                given_up = ended and not success
+                yield Stepped([index], np.array([success]), np.array([given_up]), last, _instead(action, info))
 
 
 class GraphWorlds(EnvironmentWorlds):

@@ -13,18 +13,24 @@ import numpy as np
 import pytest
 from stand_in_robot import StandInRobot
 
+from irevla_msgs.msg import EpisodeInfo
 from irevla_msgs.srv import ResetWorld
 from irevla_policy.errors import RunError
 from irevla_policy.graph.registry import find_graph
 from irevla_policy.graph.supervisor import Supervisor
+from irevla_policy.model.config import ModelSettings, RobotFacts
+from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.robot.profile import load_profile
+from irevla_policy.ros import qos
 from irevla_policy.sim.environment import WorldEnvironment
 from irevla_policy.sim.experts import expert_for
 from irevla_policy.sim.tasks import load_tasks
+from irevla_trainer.rl.latents import LatentStore
+from irevla_trainer.rl.rollout import collect
 from irevla_trainer.rl.worlds import EpisodeRequest, Worlds
 from irevla_trainer.ros.graph_client import GraphClient
 from irevla_trainer.ros.graph_env import GraphEnvironment
-from irevla_trainer.ros.graph_worlds import GraphWorlds
+from irevla_trainer.ros.graph_worlds import EnvironmentWorlds, GraphWorlds
 
 pytestmark = pytest.mark.graph  # answers and observations have to come in time
 
@@ -158,6 +164,31 @@ def test_what_is_found_wrong_while_no_observation_comes_is_said():
             environment.reset(seed=1)
     finally:
         robot.close()
+
+
+@pytest.mark.parametrize(("label", "success"), [(EpisodeInfo.SUCCESS_YES, True), (EpisodeInfo.SUCCESS_NO, False)])
+def test_what_a_person_says_of_an_episode_is_what_the_loop_learns_from(label: int, success: bool):
+    robot = StandInRobot()
+    labels = robot.node.create_publisher(EpisodeInfo, "/irevla/episode_info", qos.latched())
+
+    def reset(_: ResetWorld.Request, response: ResetWorld.Response) -> ResetWorld.Response:
+        response.accepted, response.instruction = True, "open the drawer"
+        response.stamp = robot.node.get_clock().now().to_msg()
+        threading.Timer(0.5, labels.publish, [EpisodeInfo(success=label)]).start()
+        return response
+
+    robot.node.create_service(ResetWorld, "/irevla/reset", reset)
+    policy = VLAPolicy.create(ModelSettings(), RobotFacts.of(PROFILE), seed=1)
+    try:
+        with GraphEnvironment(PROFILE, "drawer-open", lock_step=False, patience=10.0) as environment:
+            worlds = EnvironmentWorlds(environment, load_tasks())
+            rollout = collect(worlds, [EpisodeRequest("drawer-open", "", 1)], policy, LatentStore(1024), 0.0, 0)
+    finally:
+        robot.close()
+    # It ends the episode either way, long before the task's own number of decisions.
+    assert 1 <= len(rollout) < worlds.steps("drawer-open")
+    assert rollout.success == [success] and rollout.reward.sum() == float(success)
+    assert len(rollout.trajectories) == int(success)
 
 
 @pytest.mark.slow
