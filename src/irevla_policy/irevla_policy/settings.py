@@ -43,6 +43,7 @@ class Constraint:
     above: float | None = None
     choices: tuple[Any, ...] | None = None
     read_only: bool = True
+    replaces: str = ""
 
     def allowed(self) -> str:
         """The allowed values in words, e.g. 'in [0, 1] rad/s'; empty when anything goes."""
@@ -73,6 +74,7 @@ def setting(
     above: float | None = None,
     choices: tuple[Any, ...] | None = None,
     read_only: bool = True,
+    replaces: str = "",
     factory: Any = MISSING,
 ) -> Any:
     """Declare a dataclass field together with its description, unit and range.
@@ -86,9 +88,11 @@ def setting(
         above: The value must be larger than this.
         choices: The allowed values.
         read_only: Whether the ROS parameter of this name can change while the node runs.
+        replaces: Another setting of the class that this one counts instead of: where this is given and that is not, that
+            has the default of the class, whatever it is by default in that place.
         factory: Callable that makes a mutable default.
     """
-    metadata = {"constraint": Constraint(doc, unit, at_least, at_most, above, choices, read_only)}
+    metadata = {"constraint": Constraint(doc, unit, at_least, at_most, above, choices, read_only, replaces)}
     if factory is not MISSING:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     if default is MISSING:
@@ -118,7 +122,7 @@ def read(path: Path) -> Any:
         SettingsError: It cannot be read.
     """
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -126,6 +130,19 @@ def read(path: Path) -> Any:
     except yaml.YAMLError as error:
         raise SettingsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     return document if document is not None else {}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key stands once in a mapping: of two the first would be forgotten without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode)]
+        for place, (name, _) in enumerate(node.value):
+            if isinstance(name, yaml.ScalarNode) and name.value in names[:place]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {name.value!r} stands twice in a mapping", name.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 def build(cls: type[T], document: Any, path: Path) -> T:
@@ -226,7 +243,11 @@ def _completed(value: Any, field: dataclasses.Field[Any]) -> Any:
     default = field.default if field.default_factory is MISSING else field.default_factory()
     if not isinstance(value, dict) or isinstance(default, type) or not dataclasses.is_dataclass(default):
         return value
-    return {one.name: getattr(default, one.name) for one in dataclasses.fields(default) if one.init} | value
+    fields = {one.name: one for one in dataclasses.fields(default) if one.init}
+    found = {name: getattr(default, name) for name in fields} | value
+    for replaced in {constraint(fields[name]).replaces for name in value if name in fields} - {"", *value}:
+        found[replaced] = fields[replaced].default
+    return found
 
 
 def _convert(value: Any, kind: Any, rule: Constraint, where: str) -> Any:
@@ -265,6 +286,8 @@ def _convert(value: Any, kind: Any, rule: Constraint, where: str) -> Any:
 def _scalar(value: Any, kind: Any, rule: Constraint, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if kind is float and isinstance(value, str) and _NO_POINT.fullmatch(value):
+        value = float(value)
     if kind is Path and isinstance(value, str):
         value = Path(value)
     if not isinstance(value, kind) or (kind in (int, float) and isinstance(value, bool)):
@@ -280,6 +303,9 @@ def _scalar(value: Any, kind: Any, rule: Constraint, where: str) -> Any:
         raise SettingsError(f"{where}: must be {rule.allowed() or 'finite'}, found {value!r}{about}")
     return value
 
+
+_NO_POINT = re.compile(r"[-+]?\d+[eE][-+]?\d+|[-+]?\d*\.\d*[eE]\d+")
+"""1e-4 and 1.5e4, which PyYAML takes for texts."""
 
 _TYPE_NAMES = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", Path: "a path"}
 

@@ -108,6 +108,37 @@ def test_errors_of_a_file_name_the_line(tmp_path, text: str, expected: str) -> N
     assert str(error.value).startswith(f"{tmp_path}/{expected}")
 
 
+def test_a_number_may_have_no_point(tmp_path) -> None:
+    path = tmp_path / "robot.yaml"
+    for text, value in (("1e-4", 1e-4), ("1e1", 10.0), ("2.5e1", 25.0), ("+3E-2", 0.03)):
+        path.write_text(f"name: a\ninner: {{rate: {text}}}\n")
+        assert load(Outer, path).inner.rate == value
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text("name: a\ninner:\n  rate: 5\nsteps: 3\ninner:\n  rate: 6\n")
+    with pytest.raises(SettingsError, match=r"robot\.yaml: not valid YAML: the key 'inner' stands twice .* line 5"):
+        load(Outer, path)
+
+
+@dataclass(frozen=True)
+class Length:
+    epochs: float = setting(30.0, "Epochs", replaces="steps")
+    steps: int = setting(0, "Steps")
+
+
+@dataclass(frozen=True)
+class Stage:
+    length: Length = setting(factory=lambda: Length(steps=1500), doc="Length")
+
+
+def test_a_setting_counts_instead_of_another() -> None:
+    assert from_dict(Stage, {}).length == from_dict(Stage, {"length": {}}).length == Length(30.0, 1500)
+    assert from_dict(Stage, {"length": {"epochs": 2.0}}).length == Length(2.0, 0)
+    assert from_dict(Stage, {"length": {"epochs": 2.0, "steps": 7}}).length == Length(2.0, 7)
+
+
 def test_file_errors_name_the_file(tmp_path) -> None:
     with pytest.raises(SettingsError, match=r"absent\.yaml: cannot be read"):
         load(Outer, tmp_path / "absent.yaml")

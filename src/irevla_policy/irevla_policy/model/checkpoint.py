@@ -103,7 +103,7 @@ def load_checkpoint(folder: str | Path, device: str | torch.device = "cpu") -> V
         )
         with torch.random.fork_rng():
             backbone = VisionLanguageBackbone(settings, source, config, weights=not whole)
-            processor = Processor(vlm_processor, config.model_type, robot.cameras, normaliser)
+            processor = Processor(vlm_processor, config, robot.cameras, normaliser)
             policy = VLAPolicy(settings, robot, backbone, processor)
     except BackboneError as error:
         raise CheckpointError(f"{folder}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class VLAPolicy(nn.Module):
         self.action_head = ActionHead(
             backbone.width, self._state_dim, robot.action_dim, settings.chunk, **self._head_shape
         )
-        self._backbone_frozen = False
+        self._backbone_frozen = not backbone.tunable()
 
     @classmethod
     def create(
@@ -103,12 +104,13 @@ class VLAPolicy(nn.Module):
         source = pretrained.find(settings.backbone, settings.revision)
         config = pretrained.load_config(source)
         vlm_processor = pretrained.load_processor(source, image_splitting=settings.image_splitting)
+        settings = dataclasses.replace(settings, **pretrained.lasting_name(source, config))
         normaliser = normaliser or Normaliser.identity(robot.state_dim, robot.action_dim)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             with torch.device(device):
                 backbone = VisionLanguageBackbone(settings, source, config)
-            processor = Processor(vlm_processor, config.model_type, robot.cameras, normaliser)
+            processor = Processor(vlm_processor, config, robot.cameras, normaliser)
             return cls(settings, robot, backbone, processor).to(device).eval()
 
     def twin(self, normaliser: Normaliser, pause: Callable[[], None] = lambda: None) -> VLAPolicy:
@@ -155,9 +157,9 @@ class VLAPolicy(nn.Module):
 
     def unfreeze_backbone(self) -> None:
         """Stages 0 and 2: what `tuning` names of the backbone learns together with the head."""
-        self._backbone_frozen = False
+        self._backbone_frozen = not self.backbone.tunable()
         self.backbone.set_trainable(True)
-        self.backbone.train(self.training)
+        self.backbone.train(self.training and not self._backbone_frozen)
 
     def train(self, mode: bool = True) -> VLAPolicy:
         """Switch dropout on or off; a frozen backbone stays as in serving."""

@@ -14,9 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from irevla_policy.errors import UserError
 from irevla_policy.model.normalisation import Normaliser
 
 _CACHED_TEXTS = 1024
+
+
+class InstructionError(UserError, ValueError):
+    """An instruction that the language model has no room for."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,11 @@ class Processor:
         normaliser: Of states and actions.
     """
 
-    def __init__(self, vlm_processor: Any, model_type: str, cameras: Sequence[str], normaliser: Normaliser) -> None:
-        """Args: model_type: As in the backbone's configuration. cameras: Names, in the order the model sees them."""
+    def __init__(self, vlm_processor: Any, config: Any, cameras: Sequence[str], normaliser: Normaliser) -> None:
+        """Args: config: Of the backbone. cameras: Names, in the order the model sees them."""
         self.vlm = vlm_processor
-        self.model_type = model_type
+        self.model_type = str(config.model_type)
+        self._positions = getattr(config.get_text_config(), "max_position_embeddings", None)
         self.cameras = tuple(cameras)
         self.normaliser = normaliser
         self._texts: dict[tuple[Any, ...], dict[str, Tensor]] = {}
@@ -84,6 +90,7 @@ class Processor:
 
         Raises:
             ValueError: A camera is missing, or the numbers of images, texts and states differ.
+            InstructionError: Images and instruction are longer than the language model can take.
         """
         missing = [camera for camera in self.cameras if camera not in images]
         if missing:
@@ -127,8 +134,18 @@ class Processor:
             if len(self._texts) >= _CACHED_TEXTS:
                 self._texts.clear()
             with self._tokenising:
-                self._texts[key] = self._tokenise(instruction, shapes)
+                self._texts[key] = self._checked(instruction, self._tokenise(instruction, shapes))
         return self._texts[key]
+
+    def _checked(self, instruction: str, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Refuse what the model would look up beyond its positions, which on a GPU no later call survives."""
+        length = len(tokens["input_ids"])
+        if self._positions is not None and length > self._positions:
+            raise InstructionError(
+                f"instruction {instruction[:40]!r}...: expected at most {self._positions} tokens, those of the images "
+                f"among them, found {length}"
+            )
+        return tokens
 
     def _tokenise(self, instruction: str, shapes: tuple[tuple[int, ...], ...]) -> dict[str, Tensor]:
         blank = [np.zeros(shape, np.uint8) for shape in shapes]

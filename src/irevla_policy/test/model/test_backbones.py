@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from irevla_policy.model.checkpoint import load_checkpoint, load_twin, same_form
 from irevla_policy.model.config import ModelSettings
 from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.model.pretrained import BackboneError
+from irevla_policy.model.processor import InstructionError
 
 IMAGE_TOKENS = {
     "idefics3": "<image>",
@@ -190,6 +194,48 @@ def test_frozen_backbone_of_a_reference(backbones, robot):
     assert policy.backbone.tunable() == []
     policy.unfreeze_backbone()
     assert not any(p.requires_grad for p in policy.backbone.parameters())
+
+
+def test_heads_on_a_frozen_backbone_learn_what_serving_sees(backbones, robot, tmp_path, observe):
+    folder = tmp_path / "blip2"
+    shutil.copytree(backbones("blip2"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    for part in ("text_config", "qformer_config"):
+        config[part] |= {"dropout": 0.5, "hidden_dropout_prob": 0.5}
+    (folder / "config.json").write_text(json.dumps(config))
+    policy = VLAPolicy.create(ModelSettings(backbone=str(folder), tuning="frozen"), robot)
+    inputs = policy.prepare([observe(1)], np.zeros((1, robot.state_dim)))
+    serving = policy.latent(inputs).hidden
+    policy.unfreeze_backbone()
+    policy.train()
+    assert torch.equal(policy.latent(inputs).hidden, serving)
+
+
+def test_an_instruction_beyond_the_models_positions_is_refused(robot, observe):
+    policy = VLAPolicy.create(ModelSettings(), robot)
+    longest = dataclasses.replace(observe(1), instruction="open the drawer " * 20)
+    policy.act([longest], np.zeros((1, robot.state_dim)))
+    too_long = dataclasses.replace(observe(1), instruction="q" * 400)
+    with pytest.raises(InstructionError, match=r"instruction 'q+'\.\.\.: expected at most 256 tokens, .* found 4\d\d"):
+        policy.act([too_long], np.zeros((1, robot.state_dim)))
+
+
+def test_a_backbone_in_a_folder_is_found_from_elsewhere(backbones, robot, tmp_path, monkeypatch):
+    folder = tmp_path / "models" / "vlm"
+    shutil.copytree(backbones("blip2"), folder)
+    monkeypatch.chdir(tmp_path)
+    policy = VLAPolicy.create(ModelSettings(backbone="models/vlm", tuning="lora"), robot)
+    save_checkpoint(tmp_path / "checkpoint", policy)
+    monkeypatch.chdir("/")
+    assert load_checkpoint(tmp_path / "checkpoint").settings.backbone == str(folder.resolve())
+
+
+def test_a_backbone_of_the_hub_stays_the_one_that_was_trained_on():
+    found = pretrained.find("owner/name")
+    assert pretrained.lasting_name(found, SimpleNamespace(_commit_hash="0a1b")) == {
+        "backbone": "owner/name",
+        "revision": "0a1b",
+    }
 
 
 def test_lora_targets_that_match_nothing_are_named(backbones, robot):

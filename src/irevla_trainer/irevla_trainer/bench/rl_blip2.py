@@ -104,7 +104,7 @@ def shape(domain: Domain) -> tuple[int, int, int]:
         vlm_processor = pretrained.load_processor(source, image_splitting=False)
     normaliser = Normaliser.identity(profile.state_dim, profile.action_dim)
     cameras = [camera.name for camera in profile.cameras]
-    processor = Processor(vlm_processor, config.model_type, cameras, normaliser)
+    processor = Processor(vlm_processor, config, cameras, normaliser)
     texts = sorted({tasks.instruction(domain.task, "", seed) for seed in range(100)})
     images = {
         camera.name: np.zeros((len(texts), camera.height, camera.width, 3), np.uint8) for camera in profile.cameras

@@ -14,7 +14,7 @@ TRAINS = ("model", "heads")
 class SftSettings:
     """Settings of supervised fine-tuning."""
 
-    epochs: float = setting(30.0, "Passes over the data; ignored when steps is set", above=0.0)
+    epochs: float = setting(30.0, "Passes over the data; ignored when steps is set", above=0.0, replaces="steps")
     steps: int = setting(0, "Updates; 0 takes them from epochs", at_least=0)
     batch_size: int = setting(32, "Decisions per update", at_least=1)
     learning_rate: float = setting(5e-4, "Peak learning rate of the heads", above=0.0, at_most=1.0)

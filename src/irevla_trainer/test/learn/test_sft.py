@@ -65,9 +65,12 @@ def test_same_seed_same_weights(decisions, new_policy, tmp_path):
     assert not same(results[0], results[2])
 
 
-@pytest.mark.parametrize("average", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
-def test_resumed_run_equals_uninterrupted(decisions, new_policy, tmp_path, average):
-    settings = dataclasses.replace(QUICK, average=average, steps=6)
+@pytest.mark.parametrize(
+    ("average", "precision"),
+    [pytest.param(0.0, "auto", marks=pytest.mark.slow), (0.9, "auto"), (0.9, "bfloat16")],  # the last as on a GPU
+)
+def test_resumed_run_equals_uninterrupted(decisions, new_policy, tmp_path, average, precision):
+    settings = dataclasses.replace(QUICK, average=average, precision=precision, steps=6)
     whole = new_policy()
     train(whole, decisions, decisions, settings, tmp_path / "whole")
 
