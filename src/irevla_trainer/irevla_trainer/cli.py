@@ -56,8 +56,9 @@ def _run(name: str, words: list[str]) -> int:
     # Started in the background of a script, a process inherits that SIGINT is ignored; asked to stop, it must listen.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Ended by SIGTERM or with its terminal, a command still runs its `finally` blocks, which end what it started.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _exit_on_signal)
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, _exit_on_signal)
     try:
         return int(module.run(parser.parse_intermixed_args(words)))
     except UserError as error:

@@ -151,6 +151,23 @@ sys.exit(cli.main(["doctor"]))
     assert process.returncode == 128 + signal.SIGTERM
 
 
+def test_a_hang_up_ends_a_command_unless_it_was_started_with_nohup(command: Callable[..., None]) -> None:
+    def hang_up(args: argparse.Namespace) -> int:
+        signal.raise_signal(signal.SIGHUP)
+        return 0
+
+    command(hang_up)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert cli.main(["doctor"]) == 0
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["doctor"])
+        assert ended.value.code == 128 + signal.SIGHUP
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_the_installed_command_needs_no_environment() -> None:
     place = os.path.join(os.path.dirname(sys.executable), "irevla")
     if not os.path.exists(place):

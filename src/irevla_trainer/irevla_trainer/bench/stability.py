@@ -17,8 +17,9 @@ import multiprocessing
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ def run(
         if parallel == 1:
             result = analyse(study, runs.known, lambda plan: [runs.measured(one) for one in plan], version)
         else:
-            with _pool(place, parallel) as pool:
+            with _pool(place, parallel) as pool, _ended_at_once():
                 result = analyse(study, runs.known, lambda plan: list(pool.map(_measured, plan)), version)
     shutil.rmtree(place.cache, ignore_errors=True)
     write_report(out / "report.html", result)
@@ -284,6 +285,20 @@ def _pool(place: _Place, processes: int) -> ProcessPoolExecutor:
     threads = max(torch.get_num_threads() // processes, 1)
     spawn = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(processes, spawn, _settle_in, (place, threads))
+
+
+@contextmanager
+def _ended_at_once() -> Iterator[None]:
+    """End the processes of the pool when this one is asked to stop, not once all their runs are done.
+
+    What they have saved after every iteration, the next slice goes on from.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
 
 
 def _settle_in(place: _Place, threads: int) -> None:

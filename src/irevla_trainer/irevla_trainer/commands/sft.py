@@ -22,6 +22,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -29,6 +30,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from irevla_policy.lock import FolderLock
 from irevla_policy.model.config import ModelSettings
 from irevla_policy.paths import config_folder
 from irevla_policy.settings import SettingsError, from_dict, load, to_dict
@@ -87,8 +89,9 @@ def run(args: argparse.Namespace) -> int:
     _check_target(args.out, folder, args.overwrite)
     profile = load_profile(args.robot or load_tasks(args.world).robot)
     wanted = Wanted(success_only=not args.all_episodes, tasks=tuple(args.task))
-    dataset = load_dataset(args.bags, profile, wanted, cache=args.cache, progress=_reading)
-    try:
+    with contextlib.ExitStack() as held:
+        dataset = load_dataset(args.bags, profile, wanted, cache=args.cache, progress=_reading)
+        held.callback(dataset.close)
         indices = split(dataset.episodes, training_settings.validation_share, training_settings.seed)
         chosen = [[dataset.episodes[index] for index in part] for part in indices]
         cameras = [camera.name for camera in profile.cameras]
@@ -97,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
         training, validation = (Decisions(part, cameras, policy.settings.chunk) for part in chosen)
         print(f"{len(training)} decisions of {len(chosen[0])} episodes, {len(chosen[1])} episodes held out", flush=True)
         policy.to(device)
+        # Of two that train the same, the first would remove what the second goes on from.
+        held.callback(FolderLock(folder).release)
         with _Bar() as bar:
             start = checkpoint_version(args.init) if args.init else ""
             result = train(policy, training, validation, training_settings, folder, bar, start)
@@ -104,8 +109,6 @@ def run(args: argparse.Namespace) -> int:
         provenance = _provenance(args, policy, training_settings, result, data)
         version = save_checkpoint(args.out, policy, provenance)
         remove_state(folder)
-    finally:
-        dataset.close()
     held_out = f", held out {result.validation_loss:.4f}" if result.validation_loss is not None else ""
     print(f"{args.out}: version {version}")
     print(f"loss {result.loss:.4f}{held_out}; {result.steps} updates in {result.seconds:.0f} s")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import re
+import signal
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -238,6 +243,32 @@ def test_runs_at_a_time_are_those_one_after_the_other(checkpoint, tmp_path, monk
     for way, rehearses in (("heads", True), ("model", False)):
         metrics = (tmp_path / "runs-2" / f"{way}-drawer-close-1-0" / "metrics.jsonl").read_text()
         assert ("imitation" in metrics) == rehearses
+
+
+@pytest.mark.slow
+def test_runs_at_a_time_end_at_once_when_asked(checkpoint, tmp_path, monkeypatch):
+    stage1 = Stage1Settings(decisions=10**6, validate_every=1000, validation_episodes=2, successes=1, converged=2.0)
+    ways = {"heads": Way("heads", PpoSettings(episodes=2, epochs=1, rehearsal_weight=0.0))}
+    ways |= {"model": replace(ways["heads"], trains="model")}
+    study = Study(
+        tasks=("drawer-close",), known=("window-close",), seeds=3, factors=(1.0,), sweep_decisions=10**6,
+        known_episodes=1, ways=ways, stage1=stage1, worlds=1,
+    )  # fmt: skip
+    monkeypatch.setattr(stability, "load", lambda kind, path: study)
+
+    def stop() -> None:
+        while len(list(tmp_path.glob("runs/*/metrics.jsonl"))) < 2:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+        asked.append(time.monotonic())
+
+    asked: list[float] = []
+    threading.Thread(target=stop, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        stability.run(checkpoint, tmp_path / "runs", parallel=2)
+    assert time.monotonic() - asked[0] < 15.0
+    assert not multiprocessing.active_children()
+    assert not list(tmp_path.glob("runs/*/success.json"))
 
 
 @pytest.mark.slow

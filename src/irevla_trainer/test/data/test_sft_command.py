@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
 from sample_episodes import PROFILE, write_episode
 
+from irevla_policy.lock import FolderLock
 from irevla_policy.model import checkpoint
 from irevla_policy.model.checkpoint import checkpoint_version, load_checkpoint, read_provenance
 from irevla_policy.robot.observation import Observation
@@ -117,6 +119,14 @@ def test_checkpoint_of_another_robot(bags, tmp_path, capsys):
     path.write_text(json.dumps(document))
     assert sft("--bags", bags, "--init", tmp_path / "one", "--out", tmp_path / "two") == 2
     assert "does not fit robot 'metaworld_sawyer'" in capsys.readouterr().err
+
+
+def test_one_process_trains_a_checkpoint(bags, tmp_path, capsys):
+    lock = FolderLock(tmp_path / "policy.training")
+    assert sft("--bags", bags, "--out", tmp_path / "policy", "--steps", 2) == 2
+    assert f"policy.training: another process ({os.getpid()}) writes there" in capsys.readouterr().err
+    lock.release()
+    assert sft("--bags", bags, "--out", tmp_path / "policy", "--steps", 2) == 0
 
 
 def test_a_target_that_cannot_be_written_is_refused_before_training(bags, tmp_path, capsys):
