@@ -88,8 +88,8 @@ def setting(
         above: The value must be larger than this.
         choices: The allowed values.
         read_only: Whether the ROS parameter of this name can change while the node runs.
-        replaces: Another setting of the class that this one counts instead of: where this is given and that is not, that
-            has the default of the class, whatever it is by default in that place.
+        replaces: Another setting of the class that this one counts instead of: where this is given and that is not,
+            that has the default of the class, whatever it is by default in that place.
         factory: Callable that makes a mutable default.
     """
     metadata = {"constraint": Constraint(doc, unit, at_least, at_most, above, choices, read_only, replaces)}

@@ -104,7 +104,8 @@ class VLAPolicy(nn.Module):
         source = pretrained.find(settings.backbone, settings.revision)
         config = pretrained.load_config(source)
         vlm_processor = pretrained.load_processor(source, image_splitting=settings.image_splitting)
-        settings = dataclasses.replace(settings, **pretrained.lasting_name(source, config))
+        name, revision = pretrained.lasting_name(source, config)
+        settings = dataclasses.replace(settings, backbone=name, revision=revision)
         normaliser = normaliser or Normaliser.identity(robot.state_dim, robot.action_dim)
         with torch.random.fork_rng():
             torch.manual_seed(seed)

@@ -71,17 +71,16 @@ def find(name: str, revision: str = "main") -> Source:
     return Source(name, name, False, revision, True)
 
 
-def lasting_name(source: Source, config: Any) -> dict[str, str]:
-    """What finds the same backbone again, from any folder and whatever is published later: `backbone`, `revision`.
+def lasting_name(source: Source, config: Any) -> tuple[str, str]:
+    """Name and revision that find the same backbone again, from any folder and whatever is published later.
 
     Args:
         source: Of `find`.
         config: Of `load_config`.
     """
     if source.local:
-        name = source.name if source.name in shipped.SIZES else source.location
-        return {"backbone": name, "revision": source.revision}
-    return {"backbone": source.name, "revision": getattr(config, "_commit_hash", None) or source.revision}
+        return source.name if source.name in shipped.SIZES else source.location, source.revision
+    return source.name, getattr(config, "_commit_hash", None) or source.revision
 
 
 def load_config(source: Source) -> Any:

@@ -232,10 +232,7 @@ def test_a_backbone_in_a_folder_is_found_from_elsewhere(backbones, robot, tmp_pa
 
 def test_a_backbone_of_the_hub_stays_the_one_that_was_trained_on():
     found = pretrained.find("owner/name")
-    assert pretrained.lasting_name(found, SimpleNamespace(_commit_hash="0a1b")) == {
-        "backbone": "owner/name",
-        "revision": "0a1b",
-    }
+    assert pretrained.lasting_name(found, SimpleNamespace(_commit_hash="0a1b")) == ("owner/name", "0a1b")
 
 
 def test_lora_targets_that_match_nothing_are_named(backbones, robot):

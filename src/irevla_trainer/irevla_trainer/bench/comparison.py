@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ def figures_of(results: Results, seconds: Mapping[str, float], columns: Sequence
 
     METHOD_COLUMN is the success rate over all test episodes of the column, ire_vla_COLUMN_high the upper end of its
     95 % interval; ire_vla_minus_METHOD_COLUMN the difference on the same seeds, with `_low` and `_high` its paired 95 %
-    interval.
+    interval. Intervals are about the policies of these runs; how much runs differ is in `differences_of`.
 
     Args:
         results: Method to its runs.
@@ -108,10 +109,32 @@ def details_of(results: Results, seconds: Mapping[str, float], columns: Sequence
             }
             for method in methods_of(results)
         },
+        "differences": differences_of(results, columns),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "selected": {method: [run["selected"]["step"] for run in results[method]] for method in methods_of(results)},
         "decisions": {method: [_decisions(run) for run in results[method]] for method in methods_of(results)},
         "validation": {method: [_validation(run) for run in results[method]] for method in methods_of(results)},
+    }
+
+
+def differences_of(results: Results, columns: Sequence[Column]) -> dict[str, list[list[float]]]:
+    """What of iRe-VLA against the others holds in every run by itself.
+
+    Args:
+        results: Method to its runs.
+        columns: Of the table.
+
+    Returns:
+        ire_vla_minus_METHOD_COLUMN to the difference, and its paired 95 % interval, of every training seed.
+    """
+    return {
+        f"ire_vla_minus_{other}_{column.name}": [
+            [round(value, 4) for value in paired_difference(column.outcomes([theirs]), column.outcomes([ours]))]
+            for theirs, ours in zip(results[other], results["ire_vla"], strict=True)
+        ]
+        for other in methods_of(results)
+        if other != "ire_vla"
+        for column in columns
     }
 
 
@@ -176,8 +199,8 @@ def write_report(
     )
     write_text(path.with_name("table.svg"), report.charts[-1])
     for column in columns:
-        # A method that the paper leaves out has a bar of no height.
-        there = [paper.get(method, {}).get(column.name, 0.0) for method in methods_of(results)]
+        # A method that the paper leaves out has no bar.
+        there = [paper.get(method, {}).get(column.name, math.nan) for method in methods_of(results)]
         report.section(column.name)
         report.bars(
             methods_of(results),
@@ -200,6 +223,16 @@ def write_report(
             for task in _tasks(results, category)
         ],
     )
+    if len(results["ire_vla"]) > 1:
+        report.section("Run by run")
+        report.note("Each training seed by itself. The intervals of all others on this page pool the runs' episodes.")
+        report.table(
+            ["difference", *(f"run {number}" for number in range(1, len(results["ire_vla"]) + 1))],
+            [
+                [name, *(f"{value:+.3f} [{low:+.3f}, {high:+.3f}]" for value, low, high in runs)]
+                for name, runs in differences_of(results, columns).items()
+            ],
+        )
     report.section("Figures and targets")
     report.table(
         ["figure", "value", "target"],

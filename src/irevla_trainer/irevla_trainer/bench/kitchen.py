@@ -46,7 +46,7 @@ def run(
     parallel: int | None = None,
 ) -> BenchResult:
     """Run what is left of the benchmark, or as much of it as the slice allows; see `methods.compare`."""
-    found = compare("kitchen", preset, out, minutes, seeds, device, parallel)
+    found = compare("kitchen", preset, out, minutes, seeds, device, parallel, columns=(*CATEGORY_COLUMNS, *COLUMNS))
     return tabulate(found, table, "Franka Kitchen: four methods from one stage 0", COLUMNS, KITCHEN_COLUMNS)
 
 

@@ -62,7 +62,9 @@ def summarise(answers: Answers, floor: np.ndarray, frames: float, period: float)
     latency = np.array([answers.latency[stamp] for stamp in both])
     forward = np.array([answers.forward[stamp] for stamp in both])
     overhead = latency - forward - np.median(floor)
-    intervals = np.diff(answers.arrivals)
+    # The last is the silence at the ends: of so many frames one more than the intervals between them.
+    silence = (frames - 1) * period - (answers.arrivals[-1] - answers.arrivals[0])
+    intervals = np.append(np.diff(answers.arrivals), silence)
     figures = {"overhead_p50_ms": _ms(overhead, 0.5), "overhead_p99_ms": _ms(overhead, 0.99)}
     figures["missed_ticks"] = float(np.sum(intervals > _MISSED * period))
     for name, values in (("latency", latency), ("forward", forward), ("floor", floor)):

@@ -24,9 +24,10 @@ import yaml
 from irevla_policy.paths import config_folder
 from irevla_policy.settings import SettingsError, load, setting, to_dict
 from irevla_policy.sim.tasks import load_tasks
-from irevla_trainer.bench.comparison import METHODS, Column, Results, write_report
+from irevla_trainer.bench.comparison import CATEGORY_COLUMNS, METHODS, Column, Results, write_report
 from irevla_trainer.bench.result import BenchResult
 from irevla_trainer.bench.slices import Slice
+from irevla_trainer.loop.check import check
 from irevla_trainer.loop.settings import TrainFile, changed_settings
 from irevla_trainer.rl.settings import PpoSettings
 
@@ -75,6 +76,10 @@ class Preset:
                 raise SettingsError(f"visits: {method}: share out decisions; leave train.stage1.iterations out")
 
 
+_COLLECT = "collect"
+"""What recording demonstrations is called in the account of time."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """All methods' runs.
@@ -83,7 +88,7 @@ class Comparison:
         preset: What was run.
         out: Where.
         results: Method to the `result.json` of its runs.
-        seconds: What to its share of the wall time of all slices.
+        seconds: What of it to its share of the wall time of all slices.
     """
 
     preset: Preset
@@ -135,6 +140,7 @@ def compare(
     device: str | None,
     parallel: int | None,
     methods: Sequence[str] = METHODS,
+    columns: Sequence[Column] = CATEGORY_COLUMNS,
 ) -> Comparison:
     """Run what is left of a benchmark, or as much of it as the slice allows.
 
@@ -147,28 +153,34 @@ def compare(
         device: Torch device instead of the preset's.
         parallel: Runs at a time instead of the preset's.
         methods: Which, `sft` first.
+        columns: Of the table, which the preset must have tasks for.
 
     Raises:
         RunError: The slice ended before the benchmark did (run it again), or a method failed.
-        SettingsError: No such preset, or the folder holds results of other settings.
+        SettingsError: No such preset, one that does not fit the table or this machine, or the folder holds results of
+            other settings.
     """
     wanted = load_preset(benchmark, preset)
     if device is not None:
         wanted = dataclasses.replace(wanted, train=dataclasses.replace(wanted.train, device=device))
+    _check_columns(wanted.train, columns, preset)
+    check(wanted.train, Path(preset), recorded=False)
     out = out or Path("runs") / f"{benchmark}-{Path(preset).stem.removeprefix(f'{benchmark}-')}"
     out.mkdir(parents=True, exist_ok=True)
     slices = Slice(out, minutes, parallel or wanted.parallel)
     runs = [_Run(out, method, wanted, seed) for seed in range(seeds or wanted.seeds) for method in methods]
     found = {run.name: run.result() for run in runs if run.finished}
     for number, words in enumerate(_collecting(wanted, out / "bags")):
-        slices.run({"collect" if number == 0 else f"collect {number + 1}": words})
+        slices.run({_COLLECT if number == 0 else f"{_COLLECT} {number + 1}": words})
     _check_bags(wanted, out / "bags")
     # All others start from what stage 0 of their seed comes to.
     for together in ([run for run in runs if run.method == "sft"], [run for run in runs if run.method != "sft"]):
         slices.run({run.name: run.words() for run in together if run.name not in found})
         found |= {run.name: run.result() for run in runs if run.finished}
     results = {method: [found[run.name] for run in runs if run.method == method] for method in methods}
-    return Comparison(wanted, out, results, slices.seconds)
+    names = {run.name for run in runs}
+    spent = {name: value for name, value in slices.seconds.items() if name in names or name.startswith(_COLLECT)}
+    return Comparison(wanted, out, results, spent)
 
 
 @dataclass(frozen=True)
@@ -257,6 +269,20 @@ def tabulate(
 def _numbers(preset: Preset) -> dict[str, int]:
     """Expert task to how many demonstrations of it are learnt from."""
     return {task: preset.few.get(task, preset.demonstrations) for task in preset.train.tasks.expert}
+
+
+def _check_columns(train: TrainFile, columns: Sequence[Column], preset: str) -> None:
+    """Refuse a preset that leaves a column of the table empty."""
+    if not train.evaluates:
+        raise SettingsError(f"{preset}: train: a table needs worlds to evaluate in, found worlds_in: {train.worlds_in}")
+    for column in columns:
+        members = getattr(train.tasks, column.category)
+        if not members or column.task not in ("", *members):
+            wanted = repr(column.task) if column.task else "a task"
+            raise SettingsError(
+                f"{preset}: train.tasks.{column.category}: expected {wanted}, which the table has a column for; found "
+                f"{', '.join(members) or 'none'}"
+            )
 
 
 def _check_bags(preset: Preset, bags: Path) -> None:

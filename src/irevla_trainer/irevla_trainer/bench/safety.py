@@ -78,6 +78,7 @@ def summarise(account: Account, trials: list[Trial]) -> BenchResult:
         "rest_worst_s": float(rests.max()),
         "moved_again": float(sum(trial.moved_again or trial.early for trial in trials)),
         "faults": float(len(trials)),
+        "fault_commands": float(sum(trial.account.commands for trial in trials)),
     }
     if checks := account.collision_checks:
         figures["kept_from_touching"] = float(account.kept_off)

@@ -313,11 +313,13 @@ def judge(fault: str, busy: bool, happened: float, sent: list[Sent], early: bool
     while brakes > after[0] and evenly[brakes - 2]:
         brakes -= 1
     account = Account()
-    steps = np.diff([one.stamp for one in sent])
-    if (steps == round(1e9 / profile.guard_rate)).all():  # none was late or lost
-        checker = Checker(profile, sent[0].setpoint.position)
-        checker.follow([one.setpoint for one in sent[:2]])
-        checker.check([one.setpoint for one in sent[2:]], account)
+    irregular = np.flatnonzero(np.diff([one.stamp for one in sent]) != round(1e9 / profile.guard_rate)) + 1
+    # Where one was late or lost, how far the next may be from it cannot be told: what is between is checked.
+    for stretch in np.split(np.arange(len(sent)), irregular):
+        setpoints = [sent[place].setpoint for place in stretch]
+        checker = Checker(profile, setpoints[0].position)
+        checker.follow(setpoints[:2])
+        checker.check(setpoints[2:], account)
     return Trial(
         fault=fault,
         busy=busy,

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from irevla_msgs.srv import LoadPolicy
+from irevla_policy.errors import UserError
 from irevla_policy.model.checkpoint import save_checkpoint
 from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.policy import VLAPolicy
@@ -31,6 +32,7 @@ from irevla_trainer.ros.rig import Answers
 TARGETS = {"worst_tick_periods": Target("<=", 1.5)}
 
 _EVERY = 4.0
+_LEAST = 3 * _EVERY
 """s between two requests."""
 
 _AFTER = 0.5
@@ -58,6 +60,8 @@ def run(seconds: float = 60.0) -> BenchResult:
     Args:
         seconds: How long the policy acts; there is a change every four of them.
     """
+    if seconds < _LEAST:
+        raise UserError(f"--seconds: expected at least {_LEAST:g}, with a change after {_EVERY:g} s; found {seconds:g}")
     swaps: list[Swap] = []
     with tempfile.TemporaryDirectory(prefix="irevla-swap-") as temporary:
         folder = Path(temporary)

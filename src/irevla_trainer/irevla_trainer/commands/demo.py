@@ -65,6 +65,8 @@ def _fresh(folder: Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out: expected a folder, {folder} is a file")
     if folder.exists() and any(folder.iterdir()):
+        if Path.cwd().is_relative_to(folder.resolve()):
+            raise UserError(f"--out: expected a folder of its own, this command runs in {folder.resolve()}")
         kept = folder.with_name(
             f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(folder.stat().st_mtime))}"
         )

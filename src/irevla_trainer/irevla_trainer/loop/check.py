@@ -22,12 +22,13 @@ from irevla_trainer.rl.world_process import make_environment
 from irevla_trainer.rl.worlds import EpisodeRequest
 
 
-def check(settings: TrainFile, file: Path) -> None:
+def check(settings: TrainFile, file: Path, recorded: bool = True) -> None:
     """Check that tasks, robot, device, bags and checkpoint are there and fit each other.
 
     Args:
         settings: Of the run.
         file: Where they come from, for the message.
+        recorded: Whether the demonstrations are to be there already.
 
     Raises:
         SettingsError: They do not; names the file, the key, and what there is instead.
@@ -47,7 +48,7 @@ def check(settings: TrainFile, file: Path) -> None:
                     f"{settings.init} decides {model.chunk} actions at a time, reinforcement learning takes a "
                     "checkpoint that was trained with chunk: 1"
                 )
-    if settings.reads_bags:
+    if recorded and settings.reads_bags:
         with _of(file, "bags"):
             if not settings.bags:
                 raise SettingsError("expected at least one folder with demonstrations of the expert tasks")

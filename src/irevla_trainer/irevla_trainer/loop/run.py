@@ -25,7 +25,10 @@ from irevla_trainer.learn.training_state import STATE_FILE
 from irevla_trainer.loop.settings import TrainFile, changed_settings
 
 _CONFIG = "config.yaml"
-_WHILE_RUNNING = (STATE_FILE, f".{STATE_FILE}.partial")
+_SPENT = ".seconds"
+"""Time of the attempts at a step that were stopped."""
+
+_WHILE_RUNNING = (STATE_FILE, f".{STATE_FILE}.partial", _SPENT)
 """What a step keeps in its folder only until it is done."""
 
 
@@ -122,7 +125,8 @@ class RunFolder:
             work: Gets the step's folder, which may hold the state of an interrupted attempt, and returns plain values.
 
         Returns:
-            What `work` returned, now or in an earlier run, with `seconds`, its wall time (of the last attempt).
+            What `work` returned, now or in an earlier run, with `seconds`, the wall time of all its attempts but those
+            that were killed.
         """
         folder = self.path(name)
         done = folder / "step.json"
@@ -131,9 +135,15 @@ class RunFolder:
             # What a killed process was about to write is neither old nor new.
             for left in folder.glob(".checkpoint.*"):
                 shutil.rmtree(left)
+            spent = folder / _SPENT
+            before = float(spent.read_text()) if spent.is_file() else 0.0
             started = time.monotonic()
-            values = work(folder)
-            values |= {"seconds": round(time.monotonic() - started, 2)}
+            try:
+                values = work(folder)
+            except BaseException:
+                write_text(spent, f"{before + time.monotonic() - started:.2f}\n")
+                raise
+            values |= {"seconds": round(before + time.monotonic() - started, 2)}
             write_text(done, json.dumps(values, indent=2) + "\n")
         for left in (folder / kept for kept in _WHILE_RUNNING):
             left.unlink(missing_ok=True)

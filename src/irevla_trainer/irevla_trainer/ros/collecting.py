@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from irevla_policy.errors import RunError
+from irevla_policy.errors import RunError, UserError
 from irevla_policy.graph.description import Graph
 from irevla_policy.graph.environment import adopt_environment
 from irevla_policy.graph.registry import find_graph
@@ -101,12 +101,12 @@ def collect(
         All episodes, in order.
 
     Raises:
-        UserError: Unknown task or variation, or too many episodes.
+        UserError: Unknown task or variation, too many episodes, or the folder holds episodes of another robot or world.
         RunError: A node ended, or an episode did not go on.
     """
     names = wanted.names()
     profile = load_profile(wanted.robot)
-    found = {name: _existing(wanted.folder / name, task, seed, profile) for task, seed, name in names}
+    found = {name: _existing(wanted.folder / name, task, seed, profile, wanted.world) for task, seed, name in names}
     done = [episode for episode in found.values() if episode is not None]
     if len(done) == len(names):
         return done
@@ -133,7 +133,7 @@ def _record(
         _set_aside(bag)
         ended = runner.run(task, seed=seed, variation=wanted.variation, source="expert", name=bag.name)
         # On a busy machine nodes may still be connecting while the first episode runs, and what they send is lost.
-        recorded = _existing(bag, task, seed, profile)
+        recorded = _existing(bag, task, seed, profile, wanted.world)
         if recorded is not None and recorded.steps == ended.steps:
             return replace(recorded, new=True)
     raise RunError(f"{bag}: {_TRIALS} recordings in a row miss messages; see the log of irevla_recorder")
@@ -158,8 +158,12 @@ def _graph(wanted: Collection) -> Graph:
     return find_graph("sim").resolve(arguments)
 
 
-def _existing(bag: Path, task: str, seed: int, profile: RobotProfile) -> Collected | None:
-    """The episode that lies there already; None when it has to be recorded."""
+def _existing(bag: Path, task: str, seed: int, profile: RobotProfile, world: str) -> Collected | None:
+    """The episode that lies there already; None when it has to be recorded.
+
+    Raises:
+        UserError: It is another robot's, or of another world.
+    """
     if not bag.is_dir():
         return None
     try:
@@ -170,6 +174,15 @@ def _existing(bag: Path, task: str, seed: int, profile: RobotProfile) -> Collect
         return None
     if not infos or infos[-1].state != "finished" or infos[-1].seed != seed:
         return None
+    for what, theirs, ours in (
+        ("robot", infos[-1].robot, profile.name),
+        ("training hash of the robot's profile", infos[-1].profile_hash, profile.training_hash),
+        ("world", infos[-1].world, world),
+    ):
+        if theirs != ours:
+            raise UserError(
+                f"{bag}: recorded with another {what}, {theirs!r} instead of {ours!r}; choose another --out"
+            )
     # One observation more than decisions: the one that ends the episode.
     if observations <= infos[-1].steps:
         return None

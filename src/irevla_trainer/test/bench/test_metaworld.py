@@ -7,7 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
+from irevla_policy.errors import UserError
+from irevla_policy.paths import config_folder
 from irevla_policy.settings import SettingsError, to_dict
 from irevla_policy.sim.tasks import load_tasks
 from irevla_trainer.bench import comparison, metaworld, methods
@@ -116,12 +119,20 @@ def test_figures_are_rates_and_paired_differences(tmp_path: Path):
     assert (tmp_path / "table.svg").read_text().startswith("<?xml")
 
 
-def test_runs_with_several_seeds_are_pooled():
+def test_runs_with_several_seeds_are_pooled(tmp_path: Path):
     runs = {name: [result(GOOD[name]), result(GOOD[name] | {"rl": 0})] for name in comparison.METHODS}
     found = metaworld.table(runs, {})
     assert found.figures["ire_vla_rl"] == 0.48
     assert found.details["tasks"]["ire_vla"]["rl task"]["episodes"] == 100
     assert "hours" not in found.targets
+    # Pooled it is one difference, and every run tells its own.
+    runs["ire_vla"][1] = result(GOOD["ire_vla"] | {"rl": 25})
+    found = metaworld.table(runs, {})
+    first, second = found.details["differences"]["ire_vla_minus_ppo_replay_rl"]
+    assert (first[0], second[0]) == pytest.approx((0.46, 0.5))
+    assert first[1] < 0.46 < first[2]
+    comparison.write_report(tmp_path / "report.html", "Table", runs, found, comparison.CATEGORY_COLUMNS, {})
+    assert "Run by run" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -213,6 +224,36 @@ def test_stage_0_comes_before_all_that_start_from_it(tmp_path: Path, monkeypatch
     assert ran == [["collect"], ["sft, seed 0", "sft, seed 1"], others]
     metaworld.run("cpu", tmp_path, parallel=5)
     assert at_a_time == [PRESET.parallel, 5]
+
+
+def test_time_of_runs_that_are_not_in_the_table_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for method in comparison.METHODS:
+        stored(tmp_path, method)
+    spent = {"collect": 1800.0, "sft, seed 0": 1800.0, "sft, seed 1": 9000.0}
+    (tmp_path / "seconds.json").write_text(json.dumps(spent))
+    monkeypatch.setattr(methods.Slice, "run", lambda self, commands: None)
+    assert metaworld.run("cpu", tmp_path).figures["hours"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ("unseen: [", {}, r"mine\.yaml: train\.tasks\.unseen: expected a task, which the table has a column for"),
+        ('rl: ["drawer-opn:new"', {}, r"mine\.yaml: tasks\.rl: .*drawer-opn"),
+        ("", {"device": "nonsense"}, r"mine\.yaml: device: .*nonsense"),
+    ],
+)
+def test_what_cannot_come_to_a_table_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: str, options: dict, message: str
+):
+    preset = yaml.safe_load((config_folder() / "presets" / "metaworld-cpu.yaml").read_text())
+    if changes:
+        preset["train"]["tasks"] |= yaml.safe_load(changes + "]")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(preset))
+    monkeypatch.setattr(methods.Slice, "run", lambda self, commands: pytest.fail(f"{list(commands)} ran"))
+    with pytest.raises(UserError, match=message):
+        metaworld.run(str(tmp_path / "mine.yaml"), tmp_path / "out", **options)
+    assert not (tmp_path / "out" / "bags").exists()
 
 
 def test_what_sft_does_not_have_may_change_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

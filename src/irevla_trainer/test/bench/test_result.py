@@ -64,6 +64,17 @@ def test_an_unanswered_frame_is_a_missed_tick() -> None:
     assert result.missed == ["missed_ticks"]
 
 
+def test_a_policy_that_falls_silent_misses_a_tick() -> None:
+    result = summarise(_answers(40, 0.01, 0.008), np.full(50, 0.0015), 100, 0.05)
+    assert result.figures["longest_interval_ms"] == pytest.approx(3000.0)
+    assert result.missed == ["missed_ticks"]
+
+
+def test_a_time_too_short_for_a_swap_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "swap", "--seconds", "8"]) == 2
+    assert "--seconds: expected at least 12" in capsys.readouterr().err
+
+
 def test_foreign_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "latency", "--no-large"]) == 2
     assert "benchmark 'latency' has no option --large" in capsys.readouterr().err

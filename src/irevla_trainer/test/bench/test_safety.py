@@ -98,6 +98,18 @@ def test_a_stop_begins_with_the_first_decelerating_command() -> None:
     assert trial.account.commands == 67
 
 
+def test_commands_beside_one_that_was_late_are_checked() -> None:
+    commands = sent([0.6] * 6 + [0.45, 0.3, 0.15] + [0.0] * 60)
+    for place in range(30, len(commands)):
+        commands[place] = replace(commands[place], stamp=commands[place].stamp + round(0.5e9 * DT))
+    trial = judge("camera frozen", False, 10.0, commands, False, PROFILE)
+    # All but the first two of either stretch.
+    assert trial.account.commands == len(commands) - 4 and not +trial.account.violations
+    jumped = commands[40].setpoint
+    commands[40] = replace(commands[40], setpoint=replace(jumped, position=jumped.position + 1.0))
+    assert judge("camera frozen", False, 10.0, commands, False, PROFILE).account.violations["velocity"]
+
+
 def test_a_swing_that_slows_down_by_itself_does_not_brake_yet() -> None:
     slows = [0.6] * 3 + [0.58, 0.54, 0.48] + [0.36, 0.24, 0.12] + [0.0] * 60
     trial = judge("camera frozen", False, 10.0, sent(slows), False, PROFILE)
@@ -143,4 +155,4 @@ def test_faults_of_a_moving_robot_stop_it(tmp_path: Path) -> None:
             trial = rehearsal.trial(fault)
             assert trial.stop_s < 0.3 and trial.rest_s < 0.25, trial
             assert not trial.moved_again and not trial.early, trial
-            assert not +trial.account.violations, trial
+            assert trial.account.commands and not +trial.account.violations, trial

@@ -23,7 +23,12 @@ def result(rates: dict[str, float], decisions: int = 10_000, episodes: int = 400
     }
     stage1 = {"task": "pick-carrot", "decisions": decisions, "episodes": episodes}
     steps = {"01-stage1-pick-carrot": stage1, "01-stage2": {}}
-    return {"test": test, "selected": {"step": "last", "version": "v0"}, "steps": steps, "validation": {}}
+    return {
+        "test": test,
+        "selected": {"step": "last", "version": "v0"},
+        "steps": steps,
+        "validation": {"00-stage0": {}, "01-stage2": {}},
+    }
 
 
 def results(**changes: object) -> dict:
@@ -33,7 +38,8 @@ def results(**changes: object) -> dict:
 
 def table(results: dict) -> BenchResult:
     spent = tabletop.robot_seconds_of(PRESET, results["ire_vla"])
-    return tabletop.table(results, {"sft": 3600.0}, 0.0, spent, frame=0.0014)
+    choosing = tabletop.choosing_seconds(PRESET, results["ire_vla"])
+    return tabletop.table(results, {"sft": 3600.0}, 0.0, spent, choosing, frame=0.0014)
 
 
 def test_the_preset_learns_new_shapes_from_blocks() -> None:
@@ -52,6 +58,11 @@ def test_the_papers_own_figures_reach_its_targets(tmp_path) -> None:
     # 50 rollouts of 8 episodes, with a validation of 20 episodes of 6 s before, after each 20th and at the end.
     hours = (1000 + 400 * tabletop.RESET_SECONDS + 4 * 20 * (6 + tabletop.RESET_SECONDS)) / 3600
     assert found.figures["robot_hours_per_task"] == pytest.approx(hours, abs=1e-3)
+    # Two stages, 10 episodes of all tasks: 6 s, but for one of 12.
+    tasks = PRESET.train.tasks
+    number = 2 * 10 * len((*tasks.expert, *tasks.rl, *tasks.unseen))
+    hours = (number * (6 + tabletop.RESET_SECONDS) + 2 * 10 * 6) / 3600
+    assert found.figures["choosing_robot_hours"] == pytest.approx(hours, abs=1e-3)
     assert found.holds, found.missed
     assert "ire_vla_minus_frozen_rl" not in found.figures
     write_report(tmp_path / "report.html", "Table", results(), found, tabletop.CATEGORY_COLUMNS, PAPER["tabletop"])
@@ -62,6 +73,13 @@ def test_the_papers_own_figures_reach_its_targets(tmp_path) -> None:
 def test_more_than_an_hour_of_robot_time_misses(decisions: int, episodes: int) -> None:
     found = table(results(decisions=decisions, episodes=episodes))
     assert found.missed == ["robot_hours_per_task"]
+
+
+def test_visits_of_a_task_add_up_and_runs_do_not() -> None:
+    once, twice = results()["ire_vla"][0], results()["ire_vla"][0]
+    twice["steps"] |= {"02-stage1-pick-carrot": twice["steps"]["01-stage1-pick-carrot"]}
+    [single] = tabletop.robot_seconds_of(PRESET, [once, once]).values()
+    assert tabletop.robot_seconds_of(PRESET, [twice, once]) == {"pick-carrot": pytest.approx(2 * single)}
 
 
 def test_a_frame_is_measured() -> None:
