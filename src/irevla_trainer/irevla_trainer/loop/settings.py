@@ -72,6 +72,11 @@ class Stage1Settings:
     def __post_init__(self) -> None:
         if self.algorithm == "sacfd" and self.trains == "model":
             raise SettingsError("trains: sacfd learns from stored latents and cannot train the whole model; set heads")
+        if self.algorithm == "ppo" and self.trains == "model" and self.ppo.reuse > 1:
+            raise SettingsError(
+                f"ppo: reuse: must be 1 where the whole model learns: latents of earlier rollouts are of another "
+                f"backbone; found {self.ppo.reuse}"
+            )
 
 
 @dataclass(frozen=True)

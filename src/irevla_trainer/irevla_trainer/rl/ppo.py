@@ -4,11 +4,12 @@
     V(h) for every latent, advantages by GAE
     for each epoch, for each minibatch:
         ratio = pi(a|h) / pi_old(a|h)
-        loss = -min(ratio A, clip(ratio, 1 - c, 1 + c) A) + w_v (V(h) - return)^2 + w_r (mu(h_r) - a_r)^2
+        loss = -rho min(ratio A, clip(ratio, 1 - c, 1 + c) A) + w_v (V(h) - return)^2 + w_r (mu(h_r) - a_r)^2
         stop when KL(pi_old || pi) exceeds its limit
 
-(h_r, a_r) are rehearsed: demonstrations and earlier successes. pi is the density of each decision by itself, as for
-the coloured noise of Hollenstein et al. 2024.
+(h_r, a_r) are rehearsed: demonstrations and earlier successes. rho is 1 for decisions of this iteration's rollout;
+those of earlier ones can be learnt from again, see `rl.reuse`. pi is the density of each decision by itself, as for the
+coloured noise of Hollenstein et al. 2024.
 
 With a `LatentStore` only the heads learn (stage 1 of iRe-VLA); with an `ImageStore` the backbone learns too.
 """
@@ -28,6 +29,7 @@ from irevla_trainer.rl.advantage import generalised_advantages
 from irevla_trainer.rl.algorithm import DivergedError
 from irevla_trainer.rl.latents import ImageStore, Indices, LatentStore, new_store
 from irevla_trainer.rl.rehearsal import Rehearsal, rehearse
+from irevla_trainer.rl.reuse import Batch, JoinedStores, RecentRollouts
 from irevla_trainer.rl.rollout import Rollout
 from irevla_trainer.rl.settings import LatentSettings, PpoSettings
 
@@ -76,6 +78,7 @@ class Ppo:
         self.rehearsal: Rehearsal | None = None
         if rehearsed is not None and len(rehearsed) and settings.rehearsal_weight:
             self.rehearsal = rehearse(policy, rehearsed, self._store(len(rehearsed), "rehearsal"))
+        self.recent = RecentRollouts(settings.reuse, self._latent_store, self._mean)
         self.optimizer = torch.optim.Adam(groups, eps=1e-5, fused=True)
         self.learnt = [parameter for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
 
@@ -96,12 +99,20 @@ class Ppo:
 
     def store(self, decisions: int) -> LatentStore | ImageStore:
         """An empty store for what a rollout sees."""
-        return self._store(decisions, "rollout")
+        return ImageStore(self.policy) if self.whole_model else self.recent.store(decisions)
 
     def _store(self, decisions: int, name: str) -> LatentStore | ImageStore:
         if self.whole_model:
             return ImageStore(self.policy)
         return new_store(decisions, self._latents, self._folder and self._folder / name, self.policy.device)
+
+    def _latent_store(self, decisions: int, place: int) -> LatentStore:
+        folder = self._folder and self._folder / f"rollout-{place}"
+        return new_store(decisions, self._latents, folder, self.policy.device)
+
+    @torch.no_grad()
+    def _mean(self, latent: Latent) -> Tensor:
+        return self.policy.action_from_latent(latent)[:, 0]
 
     def learn(self, rollout: Rollout, seed: int) -> dict[str, float]:
         """One iteration of updates.
@@ -118,15 +129,17 @@ class Ppo:
         Raises:
             DivergedError: A loss is not finite; the policy is as before the update that gave it.
         """
-        value, next_value = self._values(rollout)
+        batch = self.recent.join(rollout, _VALUE_BATCH)
+        value, next_value = self._values(batch)
         advantage, returns = generalised_advantages(
-            rollout.reward,
+            batch.reward,
             value,
             next_value,
-            rollout.terminated,
-            rollout.ended,
+            batch.terminated,
+            batch.ended,
             self.settings.gamma,
             self.settings.gae_lambda,
+            batch.importance,
         )
         figures = {
             "value_error": float(np.sqrt(np.mean((returns - value) ** 2))),
@@ -134,7 +147,7 @@ class Ppo:
         }
         warm = self.iteration < self.settings.warmup
         self._set_pace()
-        figures |= self._update(rollout, advantage, returns, warm, np.random.default_rng(seed))
+        figures |= self._update(batch, advantage, returns, warm, np.random.default_rng(seed))
         if not warm:
             self._adapt(figures["kl"])
         self.iteration += 1
@@ -158,6 +171,7 @@ class Ppo:
     def tensors(self) -> dict[str, Tensor]:
         """All that `load` needs to go on, the policy's own weights left out."""
         tensors = {f"critic/{name}": value for name, value in self.critic.state_dict().items()}
+        tensors |= {f"recent/{name}": tensor for name, tensor in self.recent.tensors().items()}
         tensors |= {"iteration": torch.tensor(self.iteration), "pace": torch.tensor(self.pace, dtype=torch.float64)}
         for place, parameter in enumerate(self.learnt):
             for key, value in self.optimizer.state.get(parameter, {}).items():
@@ -169,6 +183,10 @@ class Ppo:
         self.iteration, self.pace = int(tensors["iteration"]), float(tensors["pace"])
         prefix = "critic/"
         self.critic.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        prefix = "recent/"
+        recent = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        if recent:  # a stage that was begun before there was such a thing has none
+            self.recent.load(recent)
         for name, value in tensors.items():
             if name.startswith("optimizer/"):
                 _, place, key = name.split("/")
@@ -176,39 +194,38 @@ class Ppo:
                 self.optimizer.state[self.learnt[int(place)]][key] = value.to(self.policy.device).clone()
 
     @torch.no_grad()
-    def _values(self, rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
+    def _values(self, decided: Batch) -> tuple[np.ndarray, np.ndarray]:
         """Values of the observations and of those after them."""
-        needed, place = np.unique(np.concatenate([rollout.index, rollout.next_index]), return_inverse=True)
+        needed, place = np.unique(np.concatenate([decided.index, decided.next_index]), return_inverse=True)
         parts = [
-            self._value(rollout.observations.latent(needed[first : first + _VALUE_BATCH])).cpu().numpy()
+            self._value(decided.observations.latent(needed[first : first + _VALUE_BATCH])).cpu().numpy()
             for first in range(0, len(needed), _VALUE_BATCH)
         ]
         values = np.concatenate(parts)[place]
-        return values[: len(rollout)], values[len(rollout) :]
+        return values[: len(decided)], values[len(decided) :]
 
     def _value(self, latent: Latent) -> Tensor:
         return self.critic(latent.hidden, latent.mask, latent.state)
 
     def _update(
         self,
-        rollout: Rollout,
+        decided: Batch,
         advantage: np.ndarray,
         returns: np.ndarray,
         warm: bool,
         random: np.random.Generator,
     ) -> dict[str, float]:
         settings, device = self.settings, self.policy.device
-        tensors = [torch.from_numpy(array).to(device) for array in (rollout.action, rollout.mean, advantage, returns)]
+        arrays = (decided.action, decided.mean, advantage, returns, decided.importance)
+        tensors = [torch.from_numpy(array).to(device) for array in arrays]
         names = ("policy_loss", "value_loss", "kl", "clipped", *(["imitation"] if self.rehearsal else []))
         history: dict[str, list[float]] = {name: [] for name in names}
         critic_only = warm
-        observations = self._settled(rollout.observations) if warm else rollout.observations
-        for batch in minibatches(len(rollout), settings.minibatch, settings.epochs, random):
-            action, old_mean, batch_advantage, batch_returns = (tensor[torch.from_numpy(batch)] for tensor in tensors)
-            latent = observations.latent(rollout.index[batch])
-            loss, figures = self._loss(
-                latent, action, old_mean, batch_advantage, batch_returns, rollout.std, critic_only
-            )
+        observations = self._settled(decided.observations) if warm else decided.observations
+        for batch in minibatches(len(decided), settings.minibatch, settings.epochs, random):
+            latent = observations.latent(decided.index[batch])
+            action, old_mean, gain, target, importance = (tensor[torch.from_numpy(batch)] for tensor in tensors)
+            loss, figures = self._loss(latent, action, old_mean, gain, target, importance, decided.std, critic_only)
             if self.rehearsal is not None and not critic_only:
                 imitation = self._imitation(self.rehearsal, len(batch), random)
                 figures["imitation"] = float(imitation.detach())
@@ -232,14 +249,14 @@ class Ppo:
                 history[name].append(value)
         averaged = {name: float(np.mean(values)) if values else 0.0 for name, values in history.items()}
         # What the last pass saw: how far the policy came.
-        last = history["kl"][-max(round(len(rollout) / settings.minibatch), 1) :]
+        last = history["kl"][-max(round(len(decided) / settings.minibatch), 1) :]
         return averaged | {"kl": float(np.mean(last)) if last else 0.0, "updates": float(len(history["policy_loss"]))}
 
     def _imitation(self, rehearsal: Rehearsal, count: int, random: np.random.Generator) -> Tensor:
         latent, action = rehearsal.batch(count, random)
         return (self.policy.action_from_latent(latent)[:, 0] - action).square().mean()
 
-    def _settled(self, observations: LatentStore | ImageStore) -> LatentStore:
+    def _settled(self, observations: LatentStore | ImageStore | JoinedStores) -> LatentStore | JoinedStores:
         """What the critic alone goes on with: its backbone stays as it is, so every image passes it once."""
         return observations.encoded() if isinstance(observations, ImageStore) else observations
 
@@ -250,6 +267,7 @@ class Ppo:
         old_mean: Tensor,
         advantage: Tensor,
         returns: Tensor,
+        importance: Tensor,
         std: float,
         critic_only: bool,
     ) -> tuple[Tensor, dict[str, float]]:
@@ -258,7 +276,7 @@ class Ppo:
             return value_loss, {"value_loss": float(value_loss.detach())}
         mean = self.policy.action_from_latent(latent)[:, 0]
         ratio = (gaussian_log_prob(action, mean, std) - gaussian_log_prob(action, old_mean, std)).exp()
-        policy_loss = clipped_policy_loss(ratio, advantage, self.settings.clip)
+        policy_loss = clipped_policy_loss(ratio, advantage, self.settings.clip, importance)
         kl = gaussian_kl(old_mean, mean, std).mean()
         loss = policy_loss + self.settings.value_weight * value_loss
         figures = {
@@ -270,17 +288,21 @@ class Ppo:
         return loss, figures
 
 
-def clipped_policy_loss(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+def clipped_policy_loss(ratio: Tensor, advantage: Tensor, clip: float, importance: Tensor) -> Tensor:
     """Clipped surrogate (PPO, eq. 7), advantages normalised over the batch; a scalar to minimise.
+
+    Decisions of others count by their importance, in a weighted mean.
 
     Args:
         ratio: Probability ratios `[B]`.
         advantage: `[B]`.
         clip: Clipping range.
+        importance: `[B]`, 1 for decisions of the policy itself.
     """
     if len(advantage) > 1:
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-    return -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
+    gain = torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    return -(importance * gain).sum() / importance.sum()
 
 
 def gaussian_log_prob(action: Tensor, mean: Tensor, std: float) -> Tensor:

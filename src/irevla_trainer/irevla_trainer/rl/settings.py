@@ -22,6 +22,12 @@ class PpoSettings:
     """Settings of PPO."""
 
     episodes: int = setting(48, "Episodes per iteration", at_least=1)
+    reuse: int = setting(
+        1,
+        "Newest rollouts that an iteration learns from, those of earlier policies by their importance; more than one "
+        "only where the backbone is frozen, so that latents stay what they are",
+        at_least=1,
+    )
     noise: float = setting(
         0.3, "Standard deviation of the exploration noise on normalised actions", above=0.0, at_most=10.0
     )
