@@ -41,7 +41,7 @@ _FULL_INSTALL = {
     "launch_ros": "irevla up brings the same graphs up",
     "rosbag2_py": "bags are read and written in pure Python (IREVLA_BAG_BACKEND=rosbags)",
     "cv_bridge": "images are converted with numpy (IREVLA_IMAGE_BACKEND=numpy)",
-    "moveit": "inverse kinematics with Pinocchio",
+    "moveit": "collisions and the arm's way home with Pinocchio",
 }
 
 # Python packages that the default needs: module and distribution.

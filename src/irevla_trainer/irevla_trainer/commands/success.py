@@ -14,7 +14,7 @@ With --json, FILE is one object:
 
 Examples:
   irevla success --bags bags --checkpoint out/policy --out out/success --robot my_arm.yaml
-  irevla success --bags bags --checkpoint out/policy --out out/success --task pick-carrot --threshold 0.95
+  irevla success --bags bags --checkpoint out/policy --out out/success --robot my_arm.yaml --task pick-carrot
 """
 
 from __future__ import annotations

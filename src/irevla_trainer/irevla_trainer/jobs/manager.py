@@ -41,7 +41,7 @@ _STOPS_WITHIN = 4.0
 """s that a training process has to stop before it is killed; nothing is lost by that."""
 
 _TRIES = 3
-"""How often a training process that was killed is started again."""
+"""How often a training process is started in all, where something kills it."""
 
 _HANDING_OVER = 30.0
 """s that a waiting job waits for what the one before has promoted to serve: it starts from it."""

@@ -1,8 +1,8 @@
 """The promotion gate on a robot: a check on held-out demonstrations, then labelled trials that a person approves.
 
 A candidate that passes the check waits. A person lets it drive with /irevla/load_policy, runs episodes and labels them;
-each says in its bag which policy acted. After so many the candidate stays when it did at least as well as the policy
-before it did in its own last ones of the same tasks; otherwise the policy before drives again.
+each says in its bag which policy acted. After so many the candidate stays when it succeeded at all and did at least as
+well as the policy before it did in its own last ones of the same tasks; otherwise the policy before drives again.
 """
 
 from __future__ import annotations
@@ -112,11 +112,11 @@ def judge_trials(
     before = _last_of_each(_labelled(episodes, base), Counter(task for task, _ in after))
     ours = Rate(sum(success for _, success in after), len(after))
     theirs = Rate(sum(success for _, success in before), len(before)) if before else None
-    kept = theirs is None or ours.value >= theirs.value
+    kept = ours.successes > 0 and (theirs is None or ours.value >= theirs.value)
     against = f"{theirs.successes} of {theirs.episodes} of the policy before" if theirs else "nothing to compare with"
     word = "stays" if kept else "is rolled back"
     reason = f"the candidate {word}: {ours.successes} of {ours.episodes} trials succeeded, {against}"
-    return TrialsVerdict(kept and ours.successes > 0, reason, theirs, ours)
+    return TrialsVerdict(kept, reason, theirs, ours)
 
 
 def trials_so_far(episodes: Sequence[IndexedEpisode], candidate: str) -> int:

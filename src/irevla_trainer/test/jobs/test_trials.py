@@ -62,6 +62,7 @@ def test_easy_tasks_do_not_count_against_hard_ones():
 def test_without_episodes_of_the_policy_before_it_must_succeed_at_all(trials: str, promoted: bool):
     verdict = judge_trials(episodes("new", trials), "old", "new", SETTINGS)
     assert verdict is not None and verdict.promoted is promoted and verdict.before is None
+    assert verdict.reason.startswith("the candidate stays" if promoted else "the candidate is rolled back: 0 of 4")
 
 
 def test_without_simulation_there_is_only_sft():
