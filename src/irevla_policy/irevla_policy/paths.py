@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -19,3 +20,8 @@ def config_folder() -> Path:
         if (parent / "share" / "irevla_policy" / "config").is_dir():
             return parent / "share" / "irevla_policy" / "config"
     raise FileNotFoundError("the folder config/ of irevla_policy is neither in the source tree nor in its share")
+
+
+def from_anywhere(name: str) -> str:
+    """A name as it is, and a YAML file by its whole path: what is kept is found from another folder, too."""
+    return os.path.abspath(name) if name.endswith((".yaml", ".yml")) else name

@@ -17,6 +17,9 @@ MESSAGE_TYPE = "irevla_msgs/msg/EpisodeInfo"
 LABEL_FILE = "label.json"
 
 SOURCES = ("policy", "expert", "human", "mixed")
+CLASSIFIER = "classifier"
+"""Who labels what looks like a success (`irevla_success`)."""
+
 SUCCESSES = ("unknown", "yes", "no")
 STATES = ("recording", "finished", "aborted")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from irevla_policy.errors import UserError
 from irevla_policy.lock import FolderLock
 from irevla_policy.recording import episode, interfaces, topics
-from irevla_policy.recording.episode import EpisodeError, EpisodeInfo
+from irevla_policy.recording.episode import CLASSIFIER, EpisodeError, EpisodeInfo, Label
 from irevla_policy.recording.quota import Quota, expected_rate, folder_size
 from irevla_policy.recording.recovery import recover, unfinished_of
 from irevla_policy.recording.session import RunningEpisode
@@ -274,15 +274,20 @@ class Recorder:
             Name of the episode.
 
         Raises:
-            UserError: No such episode.
+            UserError: No such episode, or a classifier would overrule somebody.
         """
         with self._changing:
             running, writing = self._running, self._writing
             if running is not None and writing is not None and episode_id in ("", running.info.episode_id):
+                if labelled_by == CLASSIFIER:
+                    _refuse_to_overrule(running.info)
                 running.label(success, labelled_by)
                 self._describe(writing, running.described(time.time_ns(), "recording"))
                 return running.info.episode_id
             bag = self._folder / episode.check_name(episode_id) if episode_id else self._newest_bag()
+            if labelled_by == CLASSIFIER:
+                newest = self._newest[1] if self._newest is not None and self._newest[0] == bag else None
+                _refuse_to_overrule(episode.read_label(bag) or newest)
             label = episode.write_label(bag, success, labelled_by)
             if self._newest is not None and self._newest[0] == bag:
                 self._newest = (bag, replace(label.apply(self._newest[1]), stamp=label.stamp))
@@ -354,3 +359,9 @@ class Recorder:
                     result.messages,
                     result.bag,
                 )
+
+
+def _refuse_to_overrule(known: EpisodeInfo | Label | None) -> None:
+    """A classifier looks a moment back: whoever has said meanwhile how it ended knows better."""
+    if known is not None and known.success != "unknown" and known.labelled_by != CLASSIFIER:
+        raise RecordingError(f"labelled by {known.labelled_by or 'somebody'} already, whom no classifier overrules")

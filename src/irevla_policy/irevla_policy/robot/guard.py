@@ -33,6 +33,9 @@ from irevla_policy.robot.watchdog import FUTURE_TOLERANCE
 # without the arm stopping in between.
 _SLACK_TICKS = 1
 
+_SLACK_PERIODS = 1.5
+"""Control periods after which a device has fallen silent, where those are long."""
+
 
 @dataclass(eq=False)
 class _Accepted:
@@ -70,6 +73,8 @@ class GuardCore:
     ) -> None:
         self._profile = profile
         self._times = times or GuardTimes()
+        # A device speaks once in a control period.
+        self._intervention_timeout = max(self._times.intervention_timeout, _SLACK_PERIODS / profile.control_rate)
         self._lock_step = lock_step
         self.dt = 1.0 / profile.guard_rate
         self._limiter = MotionLimiter(profile, kinematics, self.dt, scene)
@@ -298,7 +303,7 @@ class GuardCore:
         if self._interlocks.against_anybody(now):
             return None
         device = self._intervention
-        if device is not None and now - device.arrived <= self._times.intervention_timeout:
+        if device is not None and now - device.arrived <= self._intervention_timeout:
             return device
         return None if self._against_policy(now) else self._policy
 
@@ -335,11 +340,10 @@ class GuardCore:
         """Whether a hold can end now; starts at the measured state when the arm was moved."""
         assert self._measured is not None
         apart = np.max(np.abs(self._measured - self._limiter.setpoint.position))
-        displaced = not self._lock_step and apart > self._times.displacement_tolerance
+        # An arm that starts from the measured state anyhow may be anywhere.
+        displaced = not self._lock_step and not self._rearm and apart > self._times.displacement_tolerance
         if displaced:
-            self._interlocks.latch(
-                "displaced", f"the arm is {apart:.2f} rad from where it was sent: something blocks or moves it"
-            )
+            self._latch_displaced(apart)
         if (self._rearm or displaced) and not self._limiter.at_rest:
             self._rearm = True
             return False
@@ -351,8 +355,25 @@ class GuardCore:
         self._holding = False
         return True
 
+    def _latch_displaced(self, apart: float) -> None:
+        sentence = f"the arm is {apart:.2f} rad from where it was sent: something blocks or moves it"
+        self._interlocks.latch("displaced", sentence)
+
+    def _yield(self, now: float) -> None:
+        """Hold an arm that was moved by hand where it is: with its drives on it would leap to where it was sent."""
+        if self._lock_step or not self._limiter.at_rest or self._interlocks.joint_states_unknown(now):
+            return
+        if self._measured is None or self._measured_at <= self._at_rest_since:
+            return
+        apart = float(np.max(np.abs(self._measured - self._limiter.setpoint.position)))
+        if apart > self._times.displacement_tolerance:
+            self._latch_displaced(apart)
+            self._start_at_measured()
+
     def _follow(self, accepted: _Accepted, ticks: int = 1) -> Decision:
         proposal, is_new = accepted.proposal, accepted.is_new
+        if accepted.source is not self._last_source:
+            self._limiter.forget_targets()
         if self._lock_step:
             setpoints, limited = self._limiter.plan(accepted.target, ticks)
         else:
@@ -383,6 +404,7 @@ class GuardCore:
     def _hold(self, now: float, ticks: int) -> Decision:
         if not self._limiter.at_rest:
             self._at_rest_since = now
+        self._yield(now)
         setpoints, _ = self._limiter.plan(None, ticks)
         reasons = self._interlocks.against_anybody(now) + self._against_policy(now)
         if not reasons and self._rearm:

@@ -87,19 +87,29 @@ class Homing:
         return None
 
     def _timed(self, start: Array, goal: Array, period: float) -> Array:
-        """From rest to rest on a straight line in joint space, as fast as the limits allow, `[k, n]`."""
-        n = len(start)
-        wanted, trajectory = ruckig.InputParameter(n), ruckig.Trajectory(n)
-        wanted.current_position, wanted.target_position = start.tolist(), goal.tolist()
-        wanted.max_velocity, wanted.max_acceleration = self._velocity.tolist(), self._acceleration.tolist()
-        wanted.max_jerk = (self._acceleration / _RAMP).tolist()
-        wanted.synchronization = ruckig.Synchronization.Phase
-        result = ruckig.Ruckig(n).calculate(wanted, trajectory)
+        """From rest to rest on a straight line in joint space, as fast as the limits allow, `[k, n]`.
+
+        What is timed is the share of the line, which alone has been checked: timed joint by joint, ruckig leaves it
+        where the limits of two joints are in other proportions to each other.
+        """
+        way = goal - start
+        moving = way != 0.0
+        if not moving.any():
+            return goal[None]
+        wanted, trajectory = ruckig.InputParameter(1), ruckig.Trajectory(1)
+        wanted.current_position, wanted.target_position = [0.0], [1.0]
+        distance = np.abs(way[moving])
+        velocity, acceleration = (limit[moving] for limit in (self._velocity, self._acceleration))
+        wanted.max_velocity = [float((velocity / distance).min())]
+        wanted.max_acceleration = [float((acceleration / distance).min())]
+        wanted.max_jerk = [float((acceleration / _RAMP / distance).min())]
+        result = ruckig.Ruckig(1).calculate(wanted, trajectory)
         if result not in (ruckig.Result.Working, ruckig.Result.Finished):
             raise HomingError(f"no motion from {start.round(3).tolist()} to {goal.round(3).tolist()} rad: {result}")
         times = np.arange(1, int(np.ceil(trajectory.duration / period)) + 1) * period
-        at: Callable[[float], list[Array]] = trajectory.at_time
-        return np.array([at(min(time, trajectory.duration))[0] for time in times])
+        at: Callable[[float], list[list[float]]] = trajectory.at_time
+        shares = [at(min(time, trajectory.duration))[0][0] for time in times]
+        return start + np.array(shares)[:, None] * way
 
 
 def _between(start: Array, goal: Array) -> Iterator[Array]:

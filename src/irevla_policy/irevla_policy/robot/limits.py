@@ -167,6 +167,11 @@ class MotionLimiter:
         if self._filter is not None:
             self._filter.reset()
 
+    def forget_targets(self) -> None:
+        """The targets that follow are somebody else's."""
+        if self._filter is not None:
+            self._filter.forget_targets()
+
     def advance(self, target: Vector | None, remaining: float = 0.0) -> tuple[Setpoint, int]:
         """Move the commanded state by one tick.
 

@@ -5,8 +5,9 @@ are taken as a point that moves on at the velocity at which they have been movin
 
     x(T) = target + flow (T - remaining),    flow = (target - target before) / time between them,
 
-and the arm is sent to the earliest meeting with it, at its velocity: in time where the limits allow that, later where
-the arm is behind. A first target, or one that stands still, has no flow: the arm comes to rest at it.
+where a target that comes soon after a late one counts as a whole period after it. The arm is sent to the earliest
+meeting with the point, at its velocity: in time where the limits allow that, later where the arm is behind. A first
+target, or one that stands still, has no flow: the arm comes to rest at it.
 """
 
 from __future__ import annotations
@@ -52,6 +53,10 @@ class JerkFilter:
         self._remaining, self._ticks = 0.0, 0
         self._flow = np.zeros_like(self._velocity)
         self._stands = False
+
+    def forget_targets(self) -> None:
+        """The next target is the first of somebody else: how far it is from the last says nothing about its motion."""
+        self._target = None
 
     def next(self, position: Vector, velocity: Vector, target: Vector, remaining: float) -> Vector:
         """Where to be after one tick.
@@ -119,7 +124,8 @@ class JerkFilter:
         if before is None:
             self._flow = np.zeros_like(target)
         elif not np.array_equal(before, target):
-            flow = (target - before) / (self._ticks * self._dt)
+            # The tick by which a target may be late is in what remains.
+            flow = (target - before) / max(self._ticks * self._dt, remaining - self._dt)
             self._flow = np.clip(flow, -self._velocity, self._velocity)
         elif comes_again:
             # No later than can be: to be there just in time, an arm on its way would go past it and come back.

@@ -44,6 +44,8 @@ _PLANNING = 30.0  # s
 _PUSHED = 0.01  # rad that a joint may have moved while the way was planned
 _HELD = 0.5  # s that the guard may hold before the way is given up
 _FRESH = 0.5  # s
+_OFF, _BEHIND = 0.05, 0.5
+"""rad that a joint may be off its way, and s at the way's own pace by which it may be behind."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,12 @@ class ArmNode(Node):
         self._instruction = self.create_publisher(String, "/irevla/instruction", qos.latched())
         self.create_subscription(JointState, self._profile.joint_states_topic, self._on_joints, qos.sensor())
         self.create_subscription(PolicyStatus, "/irevla/policy_status", self._on_status, qos.latched())
+        self.create_subscription(Action, "/irevla/intervention", self._on_intervention, qos.command())
         # The answer waits for the arm, which moves by the timer meanwhile.
         self.create_service(ResetWorld, "/irevla/reset", self._on_reset, callback_group=ReentrantCallbackGroup())
         self._period = 1.0 / self._profile.control_rate
+        fastest = np.array([joint.velocity for joint in self._profile.joints])
+        self._off = _OFF + _BEHIND * self._settings.speed * fastest
         self.create_timer(self._period, self._on_tick)
 
     def close(self) -> None:
@@ -125,6 +130,11 @@ class ArmNode(Node):
 
     def _on_status(self, message: PolicyStatus) -> None:
         self._status = message
+
+    def _on_intervention(self, message: Action) -> None:
+        # What this node says carries no action, only joint targets.
+        if self._way is not None and len(message.values):
+            self._end(self._way, "somebody else moves the arm (/irevla/intervention)")
 
     async def _on_reset(self, request: ResetWorld.Request, response: ResetWorld.Response) -> ResetWorld.Response:
         try:
@@ -201,6 +211,10 @@ class ArmNode(Node):
             way.held = now
         elif now - way.held > _HELD:
             return f"the guard does not follow: {self._status.reason or 'it is not active'}"
+        beyond = np.abs(self._measured[2] - way.target) - self._off
+        if way.points is not None and beyond.max() > 0.0:
+            name = self._profile.joint_names[int(np.argmax(beyond))]
+            return f"the arm is off its way: something moves or holds joint {name!r}"
         if now <= way.deadline:
             return ""
         if way.start is not None and way.points is None:
@@ -226,7 +240,9 @@ class ArmNode(Node):
                 way.points = list(motion.positions)
                 way.deadline = now + len(way.points) * self._period + _PATIENCE
         elif way.points:
-            way.target = way.points.pop(0)
+            # The arm is not left behind by a guard that holds for a moment.
+            if way.held is None:
+                way.target = way.points.pop(0)
         elif np.abs(measured - way.target).max() <= self._settings.arrived:
             if not self._settings.open_gripper or self._gripper == _OPEN:
                 self._end(way, "")

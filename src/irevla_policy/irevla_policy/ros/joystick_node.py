@@ -80,8 +80,9 @@ class JoystickNode(TeleoperationNode):
                     move = wish.move.copy()
                     move[place] = np.sign(share) * max(abs(share) - _DEAD, 0.0) / (1.0 - _DEAD)
                     wish.move = move
-        elif kind == _BUTTON and number == settings.hold:
-            wish.holds_on = bool(value)
+        elif kind & ~_INITIAL == _BUTTON and number == settings.hold:
+            # Where events were lost the kernel tells the state anew: a release counts, nobody takes hold by it.
+            wish.holds_on = bool(value) and kind == _BUTTON
         elif kind == _BUTTON and number == settings.grip and value and wish.holds_on:
             wish.gripper = -wish.gripper
 

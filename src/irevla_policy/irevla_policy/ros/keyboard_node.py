@@ -79,9 +79,16 @@ class KeyboardNode(TeleoperationNode):
             self.wish.holds_on = True
             self.get_logger().info(f"gripper {'closes' if self.wish.gripper > 0.0 else 'opens'}")
         elif key == "e":
-            self._estop.call_async(Trigger.Request())
+            self._stop()
         elif key == "q":
             os.kill(os.getpid(), 2)
+
+    def _stop(self) -> None:
+        if not self._estop.service_is_ready():
+            self.get_logger().error("E-stop: nobody takes it; is irevla_guard running?")
+            return
+        asked = self._estop.call_async(Trigger.Request())
+        asked.add_done_callback(lambda answer: self.get_logger().info(f"E-stop: {answer.result().message}"))
 
     def _let_go(self) -> None:
         if self.wish.holds_on and time.monotonic() > self._until:

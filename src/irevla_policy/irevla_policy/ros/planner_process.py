@@ -27,14 +27,6 @@ class PlannerProcess:
     def __init__(self, make: Callable[[], Planner]) -> None:
         self._make = make
         self._start()
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(self._make, theirs), name="planner", daemon=True)
-        self._process.start()
-        theirs.close()
-        self._plans = False
         try:
             if not self._pipe.poll(_START):
                 raise UserError(f"the planner of the way home did not come up within {_START:g} s")
@@ -42,9 +34,21 @@ class PlannerProcess:
         except UserError:
             self.close()
             raise
+        self._is_up = True
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(self._make, theirs), name="planner", daemon=True)
+        self._process.start()
+        theirs.close()
+        self._is_up = self._plans = False
 
     def begin(self, start: Array, period: float) -> None:
-        """Plan a way; one that is still being planned is given up. See `Planner.plan`."""
+        """Plan a way; one that is still being planned is given up. See `Planner.plan`.
+
+        It waits for nothing: a planner that has to be made again finds the way as soon as it is up.
+        """
         if self._plans:
             self._restart()
         try:
@@ -63,8 +67,13 @@ class PlannerProcess:
 
         Raises:
             HomingError: No way is free; says why.
+            UserError: The planner had to be made again, and cannot be.
         """
         if not self._pipe.poll():
+            return None
+        if not self._is_up:
+            self._received()
+            self._is_up = True
             return None
         self._plans = False
         return self._received()

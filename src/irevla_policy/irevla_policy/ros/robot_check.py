@@ -14,6 +14,7 @@ from std_msgs.msg import String
 
 from irevla_policy.errors import UserError
 from irevla_policy.recording.images import SAME_AS, decode_compressed
+from irevla_policy.recording.topics import RECORDERS
 from irevla_policy.robot import camera_check
 from irevla_policy.robot.controller_check import controller_of, controller_problem
 from irevla_policy.robot.description import check_description
@@ -109,7 +110,8 @@ class _CommandTopic:
 
     def problem(self) -> str:
         topic = self._profile.command.topic
-        if self._node.count_subscribers(topic):
+        listeners = {info.node_name for info in self._node.get_subscriptions_info_by_topic(topic)}
+        if listeners.difference(RECORDERS):
             return ""
         place = self._profile.place("command: topic")
         return f"{place}: no controller listens to {topic}: change it there, or see `ros2 control list_controllers`"

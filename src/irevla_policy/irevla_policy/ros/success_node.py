@@ -19,6 +19,7 @@ from std_msgs.msg import Float32, String
 from irevla_msgs.msg import Command, EpisodeInfo
 from irevla_msgs.srv import LabelEpisode
 from irevla_policy.errors import UserError
+from irevla_policy.recording.episode import CLASSIFIER
 from irevla_policy.recording.images import decode_compressed, decode_image
 from irevla_policy.robot.assembly import ObservationAssembler
 from irevla_policy.robot.camera import Camera
@@ -152,9 +153,10 @@ class SuccessNode(Node):
         if not self._label.service_is_ready():
             self._complain("/irevla/label_episode: nobody takes labels; is irevla_recorder running?")
             return
-        if episode == self._episode:
-            self._episode = ""
-        request = LabelEpisode.Request(episode_id=episode, success=EpisodeInfo.SUCCESS_YES, labelled_by="classifier")
+        if episode != self._episode:
+            return  # it has ended meanwhile, and whoever ended it has said how
+        self._episode = ""
+        request = LabelEpisode.Request(episode_id=episode, success=EpisodeInfo.SUCCESS_YES, labelled_by=CLASSIFIER)
         answer = self._label.call_async(request)
         answer.add_done_callback(lambda done: self._on_labelled(episode, probability, done.result()))
 

@@ -15,7 +15,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Empty
 
-from irevla_msgs.msg import Action
+from irevla_msgs.msg import Action, Command
 from irevla_policy.robot.action import ActionMapper
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.observation import ObservationError, Vector
@@ -84,6 +84,7 @@ class TeleoperationNode(Node):
         self._drove = False
         self._intervention = self.create_publisher(Action, "/irevla/intervention", qos.command())
         self.create_subscription(JointState, self._profile.joint_states_topic, self._on_joints, qos.sensor())
+        self.create_subscription(Command, "/irevla/command", self._on_command, qos.recorded())
         self.create_timer(1.0 / self._profile.control_rate, self._drive)
         if self.settings.heartbeat:
             self._heart = self.create_publisher(Empty, "/irevla/heartbeat", qos.event())
@@ -108,6 +109,11 @@ class TeleoperationNode(Node):
             closed, opened = self._profile.gripper.opening
             self.wish.gripper = 1.0 if abs(opening - closed) < abs(opening - opened) else -1.0
         self._measured = time.monotonic(), positions
+
+    def _on_command(self, message: Command) -> None:
+        # Who takes over finds the gripper as the policy wants it: what it holds is not dropped.
+        if not self._drove and not self.wish.holds_on:
+            self.wish.gripper = 1.0 if message.gripper > 0.0 else -1.0
 
     def _drive(self) -> None:
         wish = self.wish

@@ -369,12 +369,29 @@ def test_labels(tmp_path: Path) -> None:
     path = rig.recorder.finish().path
     assert path is not None
     assert [info.success for info in infos(path)] == ["unknown", "no", "no"]
-    assert rig.recorder.label("a", "yes", "classifier") == "a"
+    assert rig.recorder.label("a", "yes", "reviewer") == "a"
     label = read_label(path)
-    assert label is not None and (label.success, label.labelled_by) == ("yes", "classifier")
+    assert label is not None and (label.success, label.labelled_by) == ("yes", "reviewer")
     assert rig.announced[-1].success == "yes"
     with pytest.raises(EpisodeError, match="no such bag"):
         rig.recorder.label("other", "yes", "operator")
+    rig.recorder.close()
+
+
+def test_a_classifier_overrules_nobody(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.recorder.start(EpisodeInfo("a"))
+    assert rig.recorder.label("a", "yes", "classifier") == "a"
+    rig.recorder.label("a", "no", "operator")
+    with pytest.raises(RecordingError, match="labelled by operator already, whom no classifier overrules"):
+        rig.recorder.label("a", "yes", "classifier")
+    rig.recorder.start(EpisodeInfo("b")) if rig.recorder.finish().path else None
+    path = rig.recorder.finish(success="no", labelled_by="operator").path
+    for name in ("a", "b"):
+        rig.recorder.label("a", "no", "operator")
+        with pytest.raises(RecordingError, match="overrules"):
+            rig.recorder.label(name, "yes", "classifier")
+    assert path is not None and read_label(path) is None
     rig.recorder.close()
 
 

@@ -312,6 +312,56 @@ def test_an_arm_that_was_put_elsewhere_is_not_chased():
     assert (robot.sent[-1].setpoints[0].position == HOME - 0.4).all()
 
 
+def stays(robot: Robot, where: np.ndarray, ticks: int) -> list[Decision]:
+    """Ticks of an arm that is where it is, whatever it is sent."""
+    found = []
+    for _ in range(ticks):
+        stamp = round(robot.now * 1e9)
+        robot.core.on_joint_states(where, 0.1, robot.now, stamp)
+        robot.core.on_camera(CAMERA, robot.now, stamp)
+        robot.core.on_action(proposal(stamp, where), robot.now)
+        found.append(robot.core.tick(robot.now))
+        robot.now += DT
+    return found
+
+
+def test_an_arm_that_was_pushed_while_it_was_stopped_is_not_sent_back_and_one_clear_is_enough():
+    robot = Robot(latches=True)
+    robot.run(0.3)
+    robot.core.estop()
+    robot.run(0.3)
+    pushed = robot.measured + 0.6
+    held = stays(robot, pushed, 20)
+    assert all(np.allclose(decision.setpoints[-1].position, pushed) for decision in held[1:])
+    robot.core.clear_estop()
+    decisions = stays(robot, pushed, 10)
+    assert decisions[-1].source is Source.POLICY and "displaced" not in robot.codes()
+    assert np.allclose(decisions[-1].setpoints[-1].position, pushed)
+
+
+def test_an_arm_that_is_pushed_while_the_stop_is_released_needs_no_second_clear():
+    robot = Robot(latches=True)
+    robot.run(0.3)
+    robot.core.estop()
+    robot.run(0.3)
+    robot.core.clear_estop()
+    decisions = stays(robot, robot.measured + 0.6, 10)
+    assert decisions[-1].source is Source.POLICY and "displaced" not in robot.codes()
+
+
+def test_a_device_overrides_a_slow_policy_for_longer_than_its_own_period():
+    slow = replace(PROFILE, control_rate=2.0)
+    core = GuardCore(slow, KINEMATICS)
+    core.on_instruction("press the button")
+    core.activate()
+    core.on_joint_states(HOME, 0.1, 100.0, 100 * 10**9)
+    assert core.on_intervention(proposal(0, HOME), 100.0)
+    for after, state in ((0.1, State.INTERVENED), (0.6, State.INTERVENED), (0.8, State.HOLDING)):
+        core.on_joint_states(HOME, 0.1, 100.0 + after, round((100.0 + after) * 1e9))
+        core.tick(100.0 + after)
+        assert core.status(100.0 + after).state is state, after
+
+
 def test_interventions_override_while_fresh():
     robot = Robot()
     robot.run(0.3)

@@ -45,6 +45,22 @@ def test_the_way_home_keeps_the_limits_and_ends_there(speed: float) -> None:
     assert np.allclose(motion.positions[-1], HOME, atol=1e-9)
 
 
+def test_the_way_is_straight_whatever_the_proportions_of_the_limits() -> None:
+    speeds, ramps = (2.175, 2.175, 2.175, 2.175, 2.61, 2.61, 2.61), (15.0, 7.5, 10.0, 12.5, 15.0, 20.0, 20.0)
+    joints = tuple(
+        replace(joint, velocity=speed, acceleration=ramp)
+        for joint, speed, ramp in zip(PROFILE.joints, speeds, ramps, strict=True)
+    )
+    profile = replace(PROFILE, joints=joints)
+    start = HOME + np.array([0.9, -0.1, 0.3, 0.05, 0.6, -0.4, 0.8])
+    positions = Homing(profile, None, 1.0).plan(start, PERIOD).positions
+    along = (positions - start) @ (HOME - start) / np.sum((HOME - start) ** 2)
+    assert np.abs(positions - start - along[:, None] * (HOME - start)).max() < 1e-9
+    velocity = np.diff(np.vstack((start, positions)), axis=0) / PERIOD
+    assert (np.abs(velocity).max(axis=0) <= np.array(speeds) + 1e-6).all()
+    assert (np.abs(velocity).max(axis=0) > 0.9 * np.array(speeds)).any()
+
+
 def test_who_is_at_home_stays() -> None:
     motion = Homing(PROFILE, CollisionModel(PROFILE)).plan(HOME + 1e-4, PERIOD)
     assert np.array_equal(motion.positions, HOME[None])

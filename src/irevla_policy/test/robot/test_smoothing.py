@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from irevla_policy.robot.guard import GuardCore
 from irevla_policy.robot.kinematics import ArmKinematics
 from irevla_policy.robot.limits import MotionLimiter
 from irevla_policy.robot.profile import RobotProfile, load_profile
+from irevla_policy.robot.proposal import Proposal
 from irevla_policy.settings import SettingsError
 
 JERK = 200.0
@@ -128,3 +130,61 @@ def test_jerk_is_limited_for_all_joints_or_none_and_is_no_matter_of_the_data() -
     with pytest.raises(SettingsError, match=r"joints\[0\]: jerk: missing, and joint 'panda_joint2' has one"):
         dataclasses.replace(PROFILE, joints=joints)
     assert with_jerk(PROFILE, 0.0).training_hash == PROFILE.training_hash
+
+
+class Drive:
+    """A guard of the Panda that follows a policy, and from some tick on a device."""
+
+    def __init__(self) -> None:
+        self.core = GuardCore(PROFILE, KINEMATICS)
+        self.core.on_instruction("move")
+        self.core.activate()
+        self.measured, self.now, self.tick = HOME, 100.0, 0
+        self.hand: list[np.ndarray] = []
+
+    def run(self, ticks: int, late: dict[int, int], device: bool = False) -> None:
+        """Let ticks go by; `late` delays the actions of control periods by so many."""
+        pending: dict[int, list[tuple[float, np.ndarray]]] = {}
+        for _ in range(ticks):
+            stamp, period = round(self.now * 1e9), self.tick // PROFILE.substeps
+            self.core.on_joint_states(self.measured, 0.04, self.now, stamp)
+            if self.tick % PROFILE.substeps == 0:
+                for camera in PROFILE.cameras:
+                    self.core.on_camera(camera.name, self.now, stamp)
+                if not device:
+                    due = self.tick + late.get(period, 0)
+                    pending.setdefault(due, []).append((self.now, HOME + (period + 1) * STEP / 2))
+            for seen, target in pending.pop(self.tick, []):
+                proposal = Proposal(round(seen * 1e9), (), PROFILE.joint_names, tuple(target.tolist()))
+                assert self.core.on_action(proposal, self.now, self.now - seen)
+            if device and self.tick % PROFILE.substeps == 1:
+                stay = tuple(self.measured.tolist())
+                self.core.on_intervention(Proposal(0, (), PROFILE.joint_names, stay), self.now)
+            decision = self.core.tick(self.now)
+            assert decision is not None
+            self.measured = decision.setpoints[-1].position
+            self.hand.append(KINEMATICS.position(self.measured))
+            self.now, self.tick = self.now + DT, self.tick + 1
+
+    def speeds(self) -> np.ndarray:
+        return np.linalg.norm(np.diff(self.hand, axis=0), axis=1) / DT
+
+
+def test_an_action_in_time_after_a_late_one_is_no_faster_motion() -> None:
+    steady, jittered = Drive(), Drive()
+    steady.run(20 * PROFILE.substeps, {})
+    jittered.run(20 * PROFILE.substeps, {6: 4, 9: 4, 11: 4})  # 80 ms
+    # It stops where an action is missing and catches up afterwards, no faster than that takes.
+    assert jittered.speeds().max() < 2.2 * np.median(steady.speeds()[: 10 * PROFILE.substeps])
+    assert np.linalg.norm(jittered.hand[-1] - steady.hand[-1]) < 0.005
+
+
+def test_who_takes_over_and_stays_does_not_kick() -> None:
+    drive = Drive()
+    drive.run(10 * PROFILE.substeps + 1, {})
+    asked = drive.speeds()[-PROFILE.substeps :].max()
+    place = len(drive.hand) - 1
+    drive.run(2 * PROFILE.substeps, {}, device=True)
+    assert drive.speeds()[place:].max() < 1.2 * asked
+    back = (np.array(drive.hand[place:]) - drive.hand[place]) @ (drive.hand[place] - drive.hand[place - 5])
+    assert back.min() > -1e-4

@@ -78,3 +78,27 @@ def test_a_planner_that_cannot_be_made_says_why() -> None:
     with pytest.raises(UserError, match=r"ur5e\.urdf: has no collision shapes") as raised:
         PlannerProcess(partial(planner, load_profile("ur5e"), SceneSettings(), 0.5, True))
     assert not isinstance(raised.value, SettingsError)  # of the process, told as it is
+
+
+class SlowToMake:
+    """Takes two seconds to come up, and as long to plan."""
+
+    def __init__(self) -> None:
+        time.sleep(2.0)
+
+    def plan(self, start: np.ndarray, period: float) -> Motion:
+        time.sleep(2.0)
+        return Motion(np.array([start]), 0.0)
+
+
+def test_whoever_gives_a_plan_up_does_not_wait_for_the_next_planner() -> None:
+    process = PlannerProcess(SlowToMake)
+    try:
+        process.begin(HOME, 0.1)
+        asked = time.monotonic()
+        process.begin(BESIDE, 0.1)
+        assert process.found() is None
+        assert time.monotonic() - asked < 1.0
+        assert np.array_equal(found(process).positions[-1], BESIDE)
+    finally:
+        process.close()

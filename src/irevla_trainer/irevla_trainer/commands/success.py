@@ -25,6 +25,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from irevla_policy.recording.episode import CLASSIFIER
 from irevla_policy.settings import SettingsError, from_dict, to_dict
 
 
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         episodes = [
             episode
             for episode in dataset.episodes
-            if episode.info.success != "unknown" and episode.info.labelled_by != "classifier"
+            if episode.info.success != "unknown" and episode.info.labelled_by != CLASSIFIER
         ]
         classifier, trial = train_success(policy, episodes, settings, verdict)
     finally:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from irevla_policy.model.policy import VLAPolicy
+from irevla_policy.recording.episode import CLASSIFIER
 from irevla_trainer.data.index import IndexedEpisode
 from irevla_trainer.evaluate import EvaluationTask
 from irevla_trainer.jobs.settings import GateSettings
@@ -135,7 +136,10 @@ def _last_of_each(labelled: list[tuple[str, bool]], wanted: Counter[str]) -> lis
 
 
 def _labelled(episodes: Sequence[IndexedEpisode], version: str) -> list[tuple[str, bool]]:
-    """Task and success of a policy's labelled episodes, in the order of their ends; those with help do not count."""
+    """Task and success of a policy's labelled episodes, in the order of their ends.
+
+    Those with help do not count, nor what a classifier has labelled: it says yes or nothing.
+    """
     found = [
         episode.info
         for episode in episodes
@@ -143,6 +147,7 @@ def _labelled(episodes: Sequence[IndexedEpisode], version: str) -> list[tuple[st
         and not episode.problem
         and (episode.info.policy_version, episode.info.source, episode.info.state) == (version, "policy", "finished")
         and episode.info.success != "unknown"
+        and episode.info.labelled_by != CLASSIFIER
     ]
     found.sort(key=lambda info: info.stamp)
     return [(str(EvaluationTask(info.task, info.variation)), info.success == "yes") for info in found]

@@ -27,7 +27,7 @@ from irevla_policy.errors import RunError, UserError
 from irevla_policy.recording import episode
 from irevla_policy.recording.interfaces import full_name
 from irevla_policy.recording.storage import BagReader, Message, find_bags, open_reader
-from irevla_policy.recording.topics import EPISODE_INFO, INSTRUCTION, LATCHED, STATIC_TRANSFORMS
+from irevla_policy.recording.topics import EPISODE_INFO, INSTRUCTION, LATCHED, RECORDERS, STATIC_TRANSFORMS
 from irevla_policy.robot.profile import COMMAND_TYPES
 from irevla_policy.ros.messages import time_message
 from irevla_policy.ros.parameters import declare
@@ -50,11 +50,6 @@ _POLL = 0.002
 
 _SETTLE = 1.0
 """s after which whoever is on the graph has been found, and between two looks at it."""
-
-_RECORDER = "irevla_recorder"
-
-_RECORDERS = (_RECORDER, "rosbag2_recorder")
-"""Who may take joint commands."""
 
 _COMMANDS = tuple(map(full_name, COMMAND_TYPES))
 """Types of joint commands, as bags name them."""
@@ -108,7 +103,7 @@ class Player:
     @property
     def has_recorder(self) -> bool:
         """Whether there is a recorder on the graph."""
-        return _RECORDER in self._client.node.get_node_names()
+        return RECORDERS[0] in self._client.node.get_node_names()
 
     def play(self, bag: Path) -> Played:
         """Play one bag.
@@ -167,7 +162,7 @@ class Player:
             if reader.topics[name].type in _COMMANDS:
                 others += [entry.node_name for entry in node.get_subscriptions_info_by_topic(name)]
             # Names of command-line tools begin with an underscore.
-            others = [one for one in others if one not in (node.get_name(), *_RECORDERS) and not one.startswith("_")]
+            others = [one for one in others if one not in (node.get_name(), *RECORDERS) and not one.startswith("_")]
             if others:
                 raise LiveGraphError(
                     f"{others[0]} is on {name}, too: beside a robot or a simulator the recorded commands would reach "
@@ -249,7 +244,7 @@ class Player:
         return self._client.call(StopEpisode, "/irevla/stop_episode", request)
 
     def _is_recorded(self, name: str) -> bool:
-        return any(entry.node_name == _RECORDER for entry in self._client.node.get_subscriptions_info_by_topic(name))
+        return any(entry.node_name == RECORDERS[0] for entry in self._client.node.get_subscriptions_info_by_topic(name))
 
     @staticmethod
     def _latched(reader: BagReader, name: str) -> bool:

@@ -6,6 +6,7 @@ A candidate that passes the gate is handed to the policy node by /irevla/load_po
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 import time
@@ -24,7 +25,7 @@ from irevla_msgs.msg import EpisodeInfo, TrainingStatus
 from irevla_msgs.srv import CancelTraining, Retrain
 from irevla_policy.errors import UserError
 from irevla_policy.lock import FolderLock
-from irevla_policy.paths import config_folder
+from irevla_policy.paths import config_folder, from_anywhere
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.ros import qos
 from irevla_policy.ros.guard_messages import diagnostics
@@ -81,12 +82,15 @@ class TrainerNode(Node):
         settings = declare(self, TrainerSettings)
         profile = load_profile(settings.robot)
         folder = settings.folder.absolute()
+        # Jobs go on in a trainer that is started from another folder.
+        orders = load(TrainerFile, _config(settings.config))
+        orders = dataclasses.replace(orders, task_file=from_anywhere(orders.task_file))
         self._lock = FolderLock(folder)
         self._index = EpisodeIndex([Path(path) for path in settings.watch], profile, folder / "episodes.jsonl")
         self._manager = JobManager(
             folder,
-            load(TrainerFile, _config(settings.config)),
-            settings.robot,
+            orders,
+            from_anywhere(settings.robot),
             profile,
             self._index,
             settings.keep_free_gb,

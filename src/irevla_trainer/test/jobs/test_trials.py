@@ -50,6 +50,12 @@ def test_it_stays_when_it_does_as_well_as_the_policy_before(trials: str, promote
     assert verdict.reason.startswith(reason)
 
 
+def test_what_a_classifier_has_labelled_is_no_trial():
+    seen = episodes("new", "yyyy", labelled_by="classifier")
+    assert trials_so_far(seen, "new") == 0
+    assert judge_trials(seen + episodes("new", "nnn", first=4), "old", "new", SETTINGS) is None
+
+
 def test_easy_tasks_do_not_count_against_hard_ones():
     before = episodes("old", "nnnn", task="hard") + episodes("old", "yyyyyyyy", first=10, task="easy")
     candidate = episodes("new", "yn", task="hard") + episodes("new", "yn", first=2, task="easy")
