@@ -102,6 +102,31 @@ def test_an_estop_ends_the_way(robot: StandInRobot) -> None:
     assert reset(robot).accepted
 
 
+def test_a_device_ends_the_way(robot: StandInRobot) -> None:
+    put(robot, AWAY)
+    answered = begin_reset(robot)
+    robot.wait(lambda: np.abs(robot.measured - AWAY).max() > 0.02, "the way")
+    here = tuple(robot.measured.tolist())
+    robot.interventions.publish(action_message(Proposal(0, (0.0,) * 4, PROFILE.joint_names, here)))
+    answer = answered()
+    assert (answer.accepted, answer.message) == (False, "somebody else moves the arm (/irevla/intervention)")
+    assert np.abs(robot.measured - HOME).max() > 0.05
+
+
+def test_an_arm_that_does_not_come_along_ends_the_way(robot: StandInRobot) -> None:
+    put(robot, AWAY)
+    answered = begin_reset(robot)
+    robot.wait(lambda: np.abs(robot.measured - AWAY).max() > 0.02, "the way")
+    # Joint targets without an action, as this node's own: nothing tells whose they are but where the arm is.
+    deadline = time.monotonic() + 3.0
+    while time.monotonic() < deadline:
+        away = tuple((robot.measured + 0.05).tolist())
+        robot.interventions.publish(action_message(Proposal(0, (), PROFILE.joint_names, away)))
+        time.sleep(0.02)
+    answer = answered()
+    assert not answer.accepted and answer.message.startswith("the arm is off its way: something moves or holds joint")
+
+
 def test_a_guard_that_holds_is_named(robot: StandInRobot) -> None:
     put(robot, AWAY)
     robot.joints = False

@@ -15,6 +15,7 @@ import rclpy
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
 
 from irevla_policy.errors import UserError
 from irevla_policy.recording.images import encode_compressed
@@ -211,6 +212,18 @@ def test_a_topic_without_a_controller_is_refused_with_the_line(robot: StandInRob
     assert refused(load_profile(path)).startswith(
         f"{path}:{line}: command: topic: no controller listens to /other_controller/joint_trajectory: change it there"
     )
+
+
+def test_a_recorder_is_no_controller(robot: StandInRobot, tmp_path: Path) -> None:
+    path = own_profile(tmp_path, "/joint_trajectory_controller/", "/other_controller/")
+    recorder = rclpy.create_node("irevla_recorder", context=robot.context)
+    recorder.create_subscription(
+        JointTrajectory, "/other_controller/joint_trajectory", lambda message: None, qos.recorded()
+    )
+    try:
+        assert "no controller listens to /other_controller/joint_trajectory" in refused(load_profile(path))
+    finally:
+        recorder.destroy_node()
 
 
 class Manager:

@@ -17,13 +17,15 @@ from std_msgs.msg import Empty
 
 from irevla_msgs.msg import PolicyStatus
 from irevla_policy.robot.kinematics import ArmKinematics
+from irevla_policy.robot.proposal import Proposal
 from irevla_policy.ros import qos
+from irevla_policy.ros.guard_messages import action_message
 
 sys.path.insert(0, str(Path(__file__).parent))
 from stand_in_robot import PROFILE, SOURCES, StandInRobot, finish
 
 KINEMATICS = ArmKinematics(PROFILE)
-BUTTON, AXIS = 1, 2
+BUTTON, AXIS, INITIAL = 1, 2, 0x80
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,34 @@ def test_a_held_key_moves_the_hand_and_letting_go_stops_it(
     assert process.wait(10.0) == 0
 
 
+@pytest.mark.parametrize("gripper", [1.0, -1.0])
+def test_who_takes_over_leaves_the_gripper_as_it_was_wanted(
+    robot: StandInRobot, terminal: tuple[int, subprocess.Popen[bytes]], gripper: float
+) -> None:
+    keys, _ = terminal
+    stay = Proposal(0, (), PROFILE.joint_names, tuple(robot.measured.tolist()), gripper)
+
+    def somebody_has_moved_it() -> bool:
+        robot.interventions.publish(action_message(stay))
+        time.sleep(0.05)
+        return bool(robot.commands[-1].gripper == gripper)
+
+    robot.wait(somebody_has_moved_it, "the gripper")
+    robot.wait_for_state(PolicyStatus.STATE_HOLDING)
+    robot.wait(lambda: robot.node.count_subscribers("/irevla/command") == 2, "the device that listens", 15.0)
+    time.sleep(1.0)  # the guard may find it later than we do
+    robot.commands.clear()
+
+    def taken_over() -> bool:
+        os.write(keys, b"a")
+        time.sleep(0.05)
+        return robot.status.state == PolicyStatus.STATE_INTERVENED
+
+    robot.wait(taken_over, "the device")
+    time.sleep(0.2)
+    assert {command.gripper for command in robot.commands} == {gripper}
+
+
 def test_without_a_terminal_it_says_so(robot: StandInRobot) -> None:
     process = robot.start("-m", "irevla_policy.ros.keyboard_node")
     output, _ = process.communicate("", timeout=15.0)
@@ -116,6 +146,14 @@ def test_a_joystick_moves_the_hand_while_its_button_is_held(robot: StandInRobot,
         robot.wait(lambda: hand(robot)[0] - start[0] > 0.03, "the hand")
         say(BUTTON, 3, 0)
         robot.wait_for_state(PolicyStatus.STATE_HOLDING)
+        say(BUTTON, 3, 1)
+        robot.wait_for_state(PolicyStatus.STATE_INTERVENED)
+        # The kernel has lost events and tells the state anew.
+        say(BUTTON | INITIAL, 3, 0)
+        robot.wait_for_state(PolicyStatus.STATE_HOLDING)
+        say(BUTTON | INITIAL, 3, 1)
+        time.sleep(0.5)
+        assert robot.status.state == PolicyStatus.STATE_HOLDING
         say(BUTTON, 3, 1)
         robot.wait_for_state(PolicyStatus.STATE_INTERVENED)
     # Unplugged while it is held.
