@@ -135,14 +135,15 @@ def read(path: Path) -> Any:
 class _Loader(yaml.SafeLoader):
     """YAML in which a key stands once in a mapping: of two the first would be forgotten without a word."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode)]
         for place, (name, _) in enumerate(node.value):
             if isinstance(name, yaml.ScalarNode) and name.value in names[:place]:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {name.value!r} stands twice in a mapping", name.start_mark
                 )
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def build(cls: type[T], document: Any, path: Path) -> T:
@@ -304,7 +305,7 @@ def _scalar(value: Any, kind: Any, rule: Constraint, where: str) -> Any:
     return value
 
 
-_NO_POINT = re.compile(r"[-+]?\d+[eE][-+]?\d+|[-+]?\d*\.\d*[eE]\d+")
+_NO_POINT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 """1e-4 and 1.5e4, which PyYAML takes for texts."""
 
 _TYPE_NAMES = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", Path: "a path"}

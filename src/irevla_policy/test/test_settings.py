@@ -133,6 +133,15 @@ class Stage:
     length: Length = setting(factory=lambda: Length(steps=1500), doc="Length")
 
 
+def test_a_merged_mapping_may_be_changed(tmp_path) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text("maybe: &one {rate: 5}\nname: a\ninner: {<<: *one, rate: 6}\n")
+    assert load(Outer, path).inner.rate == 6.0
+    path.write_text("name: a\ninner: {rate: .e5}\n")
+    with pytest.raises(SettingsError, match=r"rate: expected a number, found '\.e5'"):
+        load(Outer, path)
+
+
 def test_a_setting_counts_instead_of_another() -> None:
     assert from_dict(Stage, {}).length == from_dict(Stage, {"length": {}}).length == Length(30.0, 1500)
     assert from_dict(Stage, {"length": {"epochs": 2.0}}).length == Length(2.0, 0)

@@ -14,7 +14,8 @@ ACTION = "/irevla/action"
 INTERVENTION = "/irevla/intervention"
 COMMAND = "/irevla/command"
 STEP_INFO = "/irevla/step_info"
-RECORDERS = ("irevla_recorder", "rosbag2_recorder")
+RECORDER = "irevla_recorder"
+RECORDERS = (RECORDER, "rosbag2_recorder")
 """Nodes that listen to what they record, and follow no command."""
 
 EPISODE_INFO = "/irevla/episode_info"

@@ -2,7 +2,8 @@
 
 Each tick the robot follows an intervention while it is fresh, else the policy when nothing speaks against it, else it
 *holds*: it brakes within the limits and then repeats the last commanded position. A measured position would let the arm
-sink a little with every repetition.
+sink a little with every repetition. Only an arm that was pushed away, and stands there, is held where it stands:
+farther than `displacement_tolerance`, or than `rearm_tolerance` while the E-stop is set.
 
 An arm that touches something when it starts is moved by interventions only, until it has come apart from it.
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,6 +33,9 @@ from irevla_policy.robot.watchdog import FUTURE_TOLERANCE
 # A target is aimed at one tick later than one period after its action came: the next action may be a tick late
 # without the arm stopping in between.
 _SLACK_TICKS = 1
+
+_STILL, _STANDING = 0.02, 0.2
+"""rad within which joint states, and s for which they must agree, so that a held arm is taken to stand elsewhere."""
 
 _SLACK_PERIODS = 1.5
 """Control periods after which a device has fallen silent, where those are long."""
@@ -72,9 +76,10 @@ class GuardCore:
         scene: Scene | None = None,
     ) -> None:
         self._profile = profile
-        self._times = times or GuardTimes()
-        # A device speaks once in a control period.
-        self._intervention_timeout = max(self._times.intervention_timeout, _SLACK_PERIODS / profile.control_rate)
+        times = times or GuardTimes()
+        # A device speaks once in a control period, however long that is.
+        longest = max(times.intervention_timeout, _SLACK_PERIODS / profile.control_rate)
+        self._times = replace(times, intervention_timeout=longest)
         self._lock_step = lock_step
         self.dt = 1.0 / profile.guard_rate
         self._limiter = MotionLimiter(profile, kinematics, self.dt, scene)
@@ -85,13 +90,14 @@ class GuardCore:
         self._interlocks.forget()
         self._measured: Vector | None = None
         self._measured_at = -math.inf
+        self._stands: tuple[float, Vector] | None = None
         self._at_rest_since = -math.inf
         self._measured_gripper = 0.0
         self._observation_stamp = 0
         self._armed = False
         self._rearm = False
         self._gripper = 0.0
-        self._holding = False
+        self._holding = self._yielded = False
         self._policy: _Accepted | None = None
         self._intervention: _Accepted | None = None
         self._last_source: Source | None = None
@@ -124,6 +130,8 @@ class GuardCore:
         """Valid joint states arrived: positions in the profile's order, rad, `[n]`, gripper in m."""
         self._interlocks.joint_states.seen(now, stamp, age)
         self._measured, self._measured_gripper, self._measured_at = positions, gripper, now
+        if self._stands is None or np.max(np.abs(positions - self._stands[1])) > _STILL:
+            self._stands = now, positions
         if self._lock_step:
             self._observation_stamp = stamp
         self._interlocks.on_joint_states()
@@ -303,7 +311,7 @@ class GuardCore:
         if self._interlocks.against_anybody(now):
             return None
         device = self._intervention
-        if device is not None and now - device.arrived <= self._intervention_timeout:
+        if device is not None and now - device.arrived <= self._times.intervention_timeout:
             return device
         return None if self._against_policy(now) else self._policy
 
@@ -339,7 +347,7 @@ class GuardCore:
     def _leave_hold(self) -> bool:
         """Whether a hold can end now; starts at the measured state when the arm was moved."""
         assert self._measured is not None
-        apart = np.max(np.abs(self._measured - self._limiter.setpoint.position))
+        apart = self._apart()
         # An arm that starts from the measured state anyhow may be anywhere.
         displaced = not self._lock_step and not self._rearm and apart > self._times.displacement_tolerance
         if displaced:
@@ -352,27 +360,38 @@ class GuardCore:
             if self._measured_at <= self._at_rest_since:
                 return False  # measured on the way to rest: the arm is not there any more
             self._start_at_measured()
-        self._holding = False
+        self._holding = self._yielded = False
         return True
+
+    def _apart(self) -> float:
+        """How far the joint that is farthest from where it was sent is from there, rad."""
+        assert self._measured is not None
+        return float(np.max(np.abs(self._measured - self._limiter.setpoint.position)))
 
     def _latch_displaced(self, apart: float) -> None:
         sentence = f"the arm is {apart:.2f} rad from where it was sent: something blocks or moves it"
         self._interlocks.latch("displaced", sentence)
 
-    def _yield(self, now: float) -> None:
-        """Hold an arm that was moved by hand where it is: with its drives on it would leap to where it was sent."""
-        if self._lock_step or not self._limiter.at_rest or self._interlocks.joint_states_unknown(now):
+    def _yield(self) -> None:
+        """Hold an arm that was moved by hand where it is: with its drives on it would leap to where it was sent.
+
+        Once it stands there, by joint states that agree for a while: a single wrong one moves nothing.
+        """
+        since = max(self._stands[0], self._at_rest_since) if self._stands is not None else math.inf
+        if self._lock_step or not self._limiter.at_rest or self._measured_at < since + _STANDING:
             return
-        if self._measured is None or self._measured_at <= self._at_rest_since:
-            return
-        apart = float(np.max(np.abs(self._measured - self._limiter.setpoint.position)))
-        if apart > self._times.displacement_tolerance:
+        apart, times = self._apart(), self._times
+        if apart > times.displacement_tolerance and not self._rearm:
             self._latch_displaced(apart)
+        freed = self._yielded or self._interlocks.estopped
+        if apart > (times.rearm_tolerance if freed else times.displacement_tolerance):
             self._start_at_measured()
+            self._yielded = True
 
     def _follow(self, accepted: _Accepted, ticks: int = 1) -> Decision:
         proposal, is_new = accepted.proposal, accepted.is_new
-        if accepted.source is not self._last_source:
+        # In lock-step a whole period lies between two targets, whoever names them.
+        if accepted.source is not self._last_source and not self._lock_step:
             self._limiter.forget_targets()
         if self._lock_step:
             setpoints, limited = self._limiter.plan(accepted.target, ticks)
@@ -404,7 +423,7 @@ class GuardCore:
     def _hold(self, now: float, ticks: int) -> Decision:
         if not self._limiter.at_rest:
             self._at_rest_since = now
-        self._yield(now)
+        self._yield()
         setpoints, _ = self._limiter.plan(None, ticks)
         reasons = self._interlocks.against_anybody(now) + self._against_policy(now)
         if not reasons and self._rearm:

@@ -22,12 +22,13 @@ class GuardTimes:
     """Times and tolerances that are the guard's own, not the robot's.
 
     Attributes:
-        intervention_timeout: How long an intervention overrides the policy, s.
+        intervention_timeout: How long an intervention overrides the policy, s; one and a half control periods at least.
         heartbeat_timeout: Oldest heartbeat, when the profile requires one, s.
         rearm_tolerance: Difference between measured and commanded joints after which a hold ends at the measured
             state, rad.
         displacement_tolerance: The same while the robot moves: it brakes to rest and starts again from the measured
-            state, so that an arm that is blocked, or was put elsewhere, is not chased, rad.
+            state, so that an arm that is blocked, or was put elsewhere, is not chased, rad. An arm that holds is held
+            where it was pushed from there on, with the E-stop set from `rearm_tolerance` on.
     """
 
     intervention_timeout: float = 0.25

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import deque
 from dataclasses import dataclass
 from functools import partial
 
@@ -42,6 +43,7 @@ _SETTLING = 3  # control periods in a row that it rests before the way is planne
 _PATIENCE = 3.0  # s until it rests, and until it has arrived after the end of the way
 _PLANNING = 30.0  # s
 _PUSHED = 0.01  # rad that a joint may have moved while the way was planned
+_LETS_GO = 0.3  # s that somebody who moves the arm is silent at most
 _HELD = 0.5  # s that the guard may hold before the way is given up
 _FRESH = 0.5  # s
 _OFF, _BEHIND = 0.05, 0.5
@@ -71,6 +73,7 @@ class _Way:
         held: Since when the guard has held, s; None while it follows.
         rested: Control periods in a row that the arm has rested.
         target: Where it is told to be now, rad, `[n]`.
+        left_alone_from: From when on nobody else has moved the arm, s of the steady clock.
         start: Where it has come to rest, rad, `[n]`; None until then.
         points: What is left of the way, rad, `[k, n]`; None until it is planned.
     """
@@ -80,6 +83,7 @@ class _Way:
     target: Vector
     held: float | None = None
     rested: int = 0
+    left_alone_from: float = 0.0
     start: Vector | None = None
     points: list[Vector] | None = None
 
@@ -99,6 +103,8 @@ class ArmNode(Node):
         self._status = PolicyStatus()
         self._gripper = 0.0
         self._way: _Way | None = None
+        # Joint targets of this node's own interventions, which come back to it.
+        self._said: deque[tuple[float, ...]] = deque(maxlen=100)
         self._intervention = self.create_publisher(Action, "/irevla/intervention", qos.command())
         self._instruction = self.create_publisher(String, "/irevla/instruction", qos.latched())
         self.create_subscription(JointState, self._profile.joint_states_topic, self._on_joints, qos.sensor())
@@ -132,9 +138,14 @@ class ArmNode(Node):
         self._status = message
 
     def _on_intervention(self, message: Action) -> None:
-        # What this node says carries no action, only joint targets.
-        if self._way is not None and len(message.values):
-            self._end(self._way, "somebody else moves the arm (/irevla/intervention)")
+        way = self._way
+        if way is None or tuple(message.joint_target) in self._said:
+            return
+        if way.start is not None:
+            self._end(way, "somebody else moves the arm (/irevla/intervention)")
+        # Whoever has just driven may still hold on: the arm comes to rest when they let go.
+        way.left_alone_from = time.monotonic() + _LETS_GO
+        self._before = None
 
     async def _on_reset(self, request: ResetWorld.Request, response: ResetWorld.Response) -> ResetWorld.Response:
         try:
@@ -248,7 +259,10 @@ class ArmNode(Node):
                 self._end(way, "")
                 return
             self._gripper = _OPEN
+        if now < way.left_alone_from:
+            return
         names, target = self._profile.joint_names, tuple(way.target.tolist())
+        self._said.append(target)
         self._intervention.publish(action_message(Proposal(0, (), names, target, self._gripper)))
 
     def _end(self, way: _Way, wrong: str) -> None:

@@ -62,7 +62,11 @@ class GuardSettings(SceneSettings, SensorSettings, LifecycleSettings):
     """Parameters of the guard."""
 
     intervention_timeout: float = setting(
-        0.25, "How long an intervention overrides the policy", unit="s", above=0.0, at_most=10.0
+        0.25,
+        "How long an intervention overrides the policy; one and a half control periods at least",
+        unit="s",
+        above=0.0,
+        at_most=10.0,
     )
     heartbeat_timeout: float = setting(
         0.15, "Oldest operator's heartbeat when the profile requires one", unit="s", above=0.0, at_most=10.0
@@ -71,7 +75,11 @@ class GuardSettings(SceneSettings, SensorSettings, LifecycleSettings):
         0.1, "Measured minus commanded joints after which a hold ends at the measured state", unit="rad", above=0.0
     )
     displacement_tolerance: float = setting(
-        0.5, "The same while the robot moves: it brakes and starts again from the measured state", unit="rad", above=0.0
+        0.5,
+        "The same while the robot moves: it brakes and starts again from the measured state; from there on an arm that "
+        "holds is held where it was pushed",
+        unit="rad",
+        above=0.0,
     )
     check_robot: bool = setting(
         False, "Compare /robot_description, controller and cameras with the profile before anything moves"

@@ -84,7 +84,7 @@ class JoystickNode(TeleoperationNode):
             # Where events were lost the kernel tells the state anew: a release counts, nobody takes hold by it.
             wish.holds_on = bool(value) and kind == _BUTTON
         elif kind == _BUTTON and number == settings.grip and value and wish.holds_on:
-            wish.gripper = -wish.gripper
+            wish.turn_gripper()
 
 
 def main(args: list[str] | None = None) -> None:

@@ -74,7 +74,8 @@ class KeyboardNode(TeleoperationNode):
             self._held, self._until = key, now + (_REPEAT if held else _FIRST_REPEAT)
             self.wish.holds_on = True
         elif key == " ":
-            self.wish.move, self.wish.gripper = np.zeros(3), -self.wish.gripper
+            self.wish.move = np.zeros(3)
+            self.wish.turn_gripper()
             self._held, self._until = key, now + _FIRST_REPEAT
             self.wish.holds_on = True
             self.get_logger().info(f"gripper {'closes' if self.wish.gripper > 0.0 else 'opens'}")
@@ -85,8 +86,7 @@ class KeyboardNode(TeleoperationNode):
 
     def _stop(self) -> None:
         if not self._estop.service_is_ready():
-            self.get_logger().error("E-stop: nobody takes it; is irevla_guard running?")
-            return
+            self.get_logger().error("E-stop: nobody is found who takes it; is irevla_guard running?")
         asked = self._estop.call_async(Trigger.Request())
         asked.add_done_callback(lambda answer: self.get_logger().info(f"E-stop: {answer.result().message}"))
 

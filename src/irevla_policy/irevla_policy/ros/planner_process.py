@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import signal
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
@@ -12,6 +14,9 @@ from irevla_policy.robot.scene import Array, HomingError, Motion, Planner
 
 _START = 60.0
 """s that a planner may take to come up."""
+
+_STUCK = 60.0
+"""s without an answer after which it is made again."""
 
 
 class PlannerProcess:
@@ -26,6 +31,7 @@ class PlannerProcess:
 
     def __init__(self, make: Callable[[], Planner]) -> None:
         self._make = make
+        self._number = 0
         self._start()
         try:
             if not self._pipe.poll(_START):
@@ -34,7 +40,6 @@ class PlannerProcess:
         except UserError:
             self.close()
             raise
-        self._is_up = True
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -42,21 +47,22 @@ class PlannerProcess:
         self._process = context.Process(target=_serve, args=(self._make, theirs), name="planner", daemon=True)
         self._process.start()
         theirs.close()
-        self._is_up = self._plans = False
+        self._unanswered_since = math.inf
 
     def begin(self, start: Array, period: float) -> None:
         """Plan a way; one that is still being planned is given up. See `Planner.plan`.
 
         It waits for nothing: a planner that has to be made again finds the way as soon as it is up.
         """
-        if self._plans:
+        self._number += 1
+        if time.monotonic() - self._unanswered_since > _STUCK:
             self._restart()
         try:
-            self._pipe.send((start, period))
+            self._pipe.send((self._number, start, period))
         except OSError:  # it has died since the last way
             self._restart()
-            self._pipe.send((start, period))
-        self._plans = True
+            self._pipe.send((self._number, start, period))
+        self._unanswered_since = min(self._unanswered_since, time.monotonic())
 
     def _restart(self) -> None:
         self.close()
@@ -69,24 +75,30 @@ class PlannerProcess:
             HomingError: No way is free; says why.
             UserError: The planner had to be made again, and cannot be.
         """
-        if not self._pipe.poll():
-            return None
-        if not self._is_up:
-            self._received()
-            self._is_up = True
-            return None
-        self._plans = False
-        return self._received()
+        while self._pipe.poll():
+            number, answer = self._received()
+            self._unanswered_since = math.inf if number == self._number else time.monotonic()
+            if number != self._number:
+                continue
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+        return None
 
-    def _received(self) -> Motion | None:
+    def _received(self) -> tuple[int, Motion | HomingError | None]:
+        """Number and answer of a way that was asked for; 0 once the planner is up.
+
+        Raises:
+            UserError: It cannot be made, or has ended.
+        """
         try:
-            answer = self._pipe.recv()
+            found: tuple[int, Motion | HomingError | None] | UserError = self._pipe.recv()
         except (EOFError, OSError):
+            self._unanswered_since = math.inf
             raise HomingError(f"the planner of the way home ended, exit code {self._process.exitcode}") from None
-        if isinstance(answer, Exception):
-            raise answer
-        assert answer is None or isinstance(answer, Motion)
-        return answer
+        if isinstance(found, UserError):
+            raise found
+        return found
 
     def close(self) -> None:
         """End the process."""
@@ -103,15 +115,15 @@ def _serve(make: Callable[[], Planner], pipe: Connection) -> None:
     except UserError as error:
         pipe.send(UserError(str(error)))
         return
-    pipe.send(None)
+    pipe.send((0, None))
     while True:
         try:
-            start, period = pipe.recv()
+            number, start, period = pipe.recv()
         except EOFError:
             return
         try:
-            pipe.send(planner.plan(start, period))
+            pipe.send((number, planner.plan(start, period)))
         except HomingError as error:
-            pipe.send(HomingError(str(error)))
+            pipe.send((number, HomingError(str(error))))
         except Exception as error:
-            pipe.send(HomingError(f"no way home: planning failed ({type(error).__name__}: {error})"))
+            pipe.send((number, HomingError(f"no way home: planning failed ({type(error).__name__}: {error})")))

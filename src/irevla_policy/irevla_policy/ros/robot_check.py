@@ -111,7 +111,8 @@ class _CommandTopic:
     def problem(self) -> str:
         topic = self._profile.command.topic
         listeners = {info.node_name for info in self._node.get_subscriptions_info_by_topic(topic)}
-        if listeners.difference(RECORDERS):
+        # Nor is what begins with an underscore, as `ros2 topic echo` does.
+        if any(not name.startswith("_") for name in listeners.difference(RECORDERS)):
             return ""
         place = self._profile.place("command: topic")
         return f"{place}: no controller listens to {topic}: change it there, or see `ros2 control list_controllers`"

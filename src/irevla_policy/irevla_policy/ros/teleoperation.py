@@ -57,6 +57,10 @@ class Wish:
     gripper: float
     holds_on: bool
 
+    def turn_gripper(self) -> None:
+        """Open it when it rather is to be closed, and the other way round."""
+        self.gripper = -1.0 if self.gripper > 0.0 else 1.0
+
 
 class TeleoperationNode(Node):
     """A device; a subclass sets `wish`.
@@ -84,7 +88,7 @@ class TeleoperationNode(Node):
         self._drove = False
         self._intervention = self.create_publisher(Action, "/irevla/intervention", qos.command())
         self.create_subscription(JointState, self._profile.joint_states_topic, self._on_joints, qos.sensor())
-        self.create_subscription(Command, "/irevla/command", self._on_command, qos.recorded())
+        self.create_subscription(Command, "/irevla/command", self._on_command, qos.command())
         self.create_timer(1.0 / self._profile.control_rate, self._drive)
         if self.settings.heartbeat:
             self._heart = self.create_publisher(Empty, "/irevla/heartbeat", qos.event())
@@ -113,7 +117,7 @@ class TeleoperationNode(Node):
     def _on_command(self, message: Command) -> None:
         # Who takes over finds the gripper as the policy wants it: what it holds is not dropped.
         if not self._drove and not self.wish.holds_on:
-            self.wish.gripper = 1.0 if message.gripper > 0.0 else -1.0
+            self.wish.gripper = float(message.gripper)
 
     def _drive(self) -> None:
         wish = self.wish

@@ -312,41 +312,63 @@ def test_an_arm_that_was_put_elsewhere_is_not_chased():
     assert (robot.sent[-1].setpoints[0].position == HOME - 0.4).all()
 
 
-def stays(robot: Robot, where: np.ndarray, ticks: int) -> list[Decision]:
-    """Ticks of an arm that is where it is, whatever it is sent."""
+def stays(robot: Robot, places: list[np.ndarray], acts: bool = True) -> list[Decision]:
+    """A tick of an arm at each place, whatever it is sent."""
     found = []
-    for _ in range(ticks):
+    for place in places:
         stamp = round(robot.now * 1e9)
-        robot.core.on_joint_states(where, 0.1, robot.now, stamp)
+        robot.core.on_joint_states(place, 0.1, robot.now, stamp)
         robot.core.on_camera(CAMERA, robot.now, stamp)
-        robot.core.on_action(proposal(stamp, where), robot.now)
+        if acts:
+            robot.core.on_action(proposal(stamp, place), robot.now)
         found.append(robot.core.tick(robot.now))
         robot.now += DT
     return found
 
 
+def stopped() -> tuple[Robot, np.ndarray]:
+    """A guard whose E-stop is set, and where its arm has come to rest."""
+    robot = Robot(latches=True)
+    robot.run(0.3)
+    robot.core.estop()
+    robot.run(0.3)
+    return robot, robot.measured.copy()
+
+
+A_WHILE = round(0.4 / DT)
+
+
 def test_an_arm_that_was_pushed_while_it_was_stopped_is_not_sent_back_and_one_clear_is_enough():
-    robot = Robot(latches=True)
-    robot.run(0.3)
-    robot.core.estop()
-    robot.run(0.3)
-    pushed = robot.measured + 0.6
-    held = stays(robot, pushed, 20)
-    assert all(np.allclose(decision.setpoints[-1].position, pushed) for decision in held[1:])
+    robot, held = stopped()
+    way = [held + share * 0.95 for share in np.linspace(0.0, 1.0, 2 * A_WHILE)]
+    decisions = stays(robot, [*way, *[way[-1]] * A_WHILE])
+    assert np.allclose(decisions[-1].setpoints[-1].position, way[-1], atol=0.03)
+    # Where it comes to stand, and not on the way there.
+    assert np.array_equal(decisions[len(way) // 2].setpoints[-1].position, decisions[0].setpoints[-1].position)
     robot.core.clear_estop()
-    decisions = stays(robot, pushed, 10)
+    decisions = stays(robot, [way[-1]] * 10)
     assert decisions[-1].source is Source.POLICY and "displaced" not in robot.codes()
-    assert np.allclose(decisions[-1].setpoints[-1].position, pushed)
+    assert np.allclose(decisions[-1].setpoints[-1].position, way[-1])
 
 
-def test_an_arm_that_is_pushed_while_the_stop_is_released_needs_no_second_clear():
-    robot = Robot(latches=True)
-    robot.run(0.3)
-    robot.core.estop()
-    robot.run(0.3)
+def test_an_arm_that_is_pushed_after_the_stop_is_released_needs_no_second_clear():
+    robot, held = stopped()
     robot.core.clear_estop()
-    decisions = stays(robot, robot.measured + 0.6, 10)
+    stays(robot, [held + 0.6] * A_WHILE, acts=False)
+    decisions = stays(robot, [held + 0.6] * 10)
     assert decisions[-1].source is Source.POLICY and "displaced" not in robot.codes()
+
+
+@pytest.mark.parametrize("freezes", [False, True])
+def test_a_wrong_measurement_moves_no_arm_that_holds(freezes: bool):
+    robot, held = stopped()
+    wrong = np.zeros_like(held)
+    places = [held] * A_WHILE + [wrong] + [held] * (0 if freezes else A_WHILE)
+    decisions = stays(robot, places)
+    for _ in range(A_WHILE if freezes else 0):
+        decisions.append(robot.core.tick(robot.now))
+        robot.now += DT
+    assert all(np.array_equal(decision.setpoints[-1].position, held) for decision in decisions)
 
 
 def test_a_device_overrides_a_slow_policy_for_longer_than_its_own_period():
@@ -360,6 +382,24 @@ def test_a_device_overrides_a_slow_policy_for_longer_than_its_own_period():
         core.on_joint_states(HOME, 0.1, 100.0 + after, round((100.0 + after) * 1e9))
         core.tick(100.0 + after)
         assert core.status(100.0 + after).state is state, after
+
+
+def test_a_slow_device_that_sends_nonsense_does_not_hand_the_arm_over_in_between():
+    slow = replace(PROFILE, control_rate=2.0)
+    core = GuardCore(slow, KINEMATICS)
+    core.on_instruction("press the button")
+    core.activate()
+    states = set()
+    for tick in range(100):
+        now = 100.0 + 0.02 * tick
+        core.on_joint_states(HOME, 0.1, now, round(now * 1e9))
+        core.on_camera(CAMERA, now, round(now * 1e9))
+        if tick % 25 == 0:
+            core.on_action(proposal(round(now * 1e9), HOME), now)
+            core.on_intervention(proposal(0, np.full(7, np.nan)), now)
+        core.tick(now)
+        states.add(core.status(now).state)
+    assert states == {State.HOLDING}
 
 
 def test_interventions_override_while_fresh():

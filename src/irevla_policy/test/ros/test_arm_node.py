@@ -16,6 +16,7 @@ from irevla_msgs.msg import PolicyStatus
 from irevla_msgs.srv import ResetWorld
 from irevla_policy.robot.proposal import Proposal
 from irevla_policy.ros.guard_messages import action_message
+from irevla_policy.ros.messages import joint_state_message
 
 sys.path.insert(0, str(Path(__file__).parent))
 from stand_in_robot import PROFILE, StandInRobot, finish
@@ -113,17 +114,25 @@ def test_a_device_ends_the_way(robot: StandInRobot) -> None:
     assert np.abs(robot.measured - HOME).max() > 0.05
 
 
+def test_who_still_drives_when_a_reset_is_asked_for_is_waited_for(robot: StandInRobot) -> None:
+    put(robot, AWAY)
+    here = action_message(Proposal(0, (0.0,) * 4, PROFILE.joint_names, tuple(robot.measured.tolist())))
+    robot.interventions.publish(here)
+    answered = begin_reset(robot)
+    for _ in range(8):
+        robot.interventions.publish(here)
+        time.sleep(0.1)
+    assert answered().accepted
+
+
 def test_an_arm_that_does_not_come_along_ends_the_way(robot: StandInRobot) -> None:
     put(robot, AWAY)
     answered = begin_reset(robot)
     robot.wait(lambda: np.abs(robot.measured - AWAY).max() > 0.02, "the way")
-    # Joint targets without an action, as this node's own: nothing tells whose they are but where the arm is.
-    deadline = time.monotonic() + 3.0
-    while time.monotonic() < deadline:
-        away = tuple((robot.measured + 0.05).tolist())
-        robot.interventions.publish(action_message(Proposal(0, (), PROFILE.joint_names, away)))
-        time.sleep(0.02)
+    stuck = joint_state_message(PROFILE, 0, robot.measured.copy(), 0.1).position
+    robot.change_joints = lambda message: setattr(message, "position", stuck)
     answer = answered()
+    robot.change_joints = lambda message: None
     assert not answer.accepted and answer.message.startswith("the arm is off its way: something moves or holds joint")
 
 

@@ -27,7 +27,7 @@ from irevla_policy.errors import RunError, UserError
 from irevla_policy.recording import episode
 from irevla_policy.recording.interfaces import full_name
 from irevla_policy.recording.storage import BagReader, Message, find_bags, open_reader
-from irevla_policy.recording.topics import EPISODE_INFO, INSTRUCTION, LATCHED, RECORDERS, STATIC_TRANSFORMS
+from irevla_policy.recording.topics import EPISODE_INFO, INSTRUCTION, LATCHED, RECORDER, RECORDERS, STATIC_TRANSFORMS
 from irevla_policy.robot.profile import COMMAND_TYPES
 from irevla_policy.ros.messages import time_message
 from irevla_policy.ros.parameters import declare
@@ -103,7 +103,7 @@ class Player:
     @property
     def has_recorder(self) -> bool:
         """Whether there is a recorder on the graph."""
-        return RECORDERS[0] in self._client.node.get_node_names()
+        return RECORDER in self._client.node.get_node_names()
 
     def play(self, bag: Path) -> Played:
         """Play one bag.
@@ -244,7 +244,7 @@ class Player:
         return self._client.call(StopEpisode, "/irevla/stop_episode", request)
 
     def _is_recorded(self, name: str) -> bool:
-        return any(entry.node_name == RECORDERS[0] for entry in self._client.node.get_subscriptions_info_by_topic(name))
+        return any(entry.node_name == RECORDER for entry in self._client.node.get_subscriptions_info_by_topic(name))
 
     @staticmethod
     def _latched(reader: BagReader, name: str) -> bool:
