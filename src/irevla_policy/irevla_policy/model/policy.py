@@ -104,14 +104,16 @@ class VLAPolicy(nn.Module):
         source = pretrained.find(settings.backbone, settings.revision)
         config = pretrained.load_config(source)
         vlm_processor = pretrained.load_processor(source, image_splitting=settings.image_splitting)
-        name, revision = pretrained.lasting_name(source, config)
-        settings = dataclasses.replace(settings, backbone=name, revision=revision)
         normaliser = normaliser or Normaliser.identity(robot.state_dim, robot.action_dim)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             with torch.device(device):
                 backbone = VisionLanguageBackbone(settings, source, config)
             processor = Processor(vlm_processor, config, robot.cameras, normaliser)
+            if not backbone.is_kept_whole:
+                # Its checkpoints refer to it.
+                name, revision = pretrained.lasting_name(source)
+                settings = dataclasses.replace(settings, backbone=name, revision=revision)
             return cls(settings, robot, backbone, processor).to(device).eval()
 
     def twin(self, normaliser: Normaliser, pause: Callable[[], None] = lambda: None) -> VLAPolicy:

@@ -5,6 +5,7 @@ Only a hub id reaches for the network. torchvision is never needed: every image 
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,16 +72,19 @@ def find(name: str, revision: str = "main") -> Source:
     return Source(name, name, False, revision, True)
 
 
-def lasting_name(source: Source, config: Any) -> tuple[str, str]:
+def lasting_name(source: Source) -> tuple[str, str]:
     """Name and revision that find the same backbone again, from any folder and whatever is published later.
 
     Args:
-        source: Of `find`.
-        config: Of `load_config`.
+        source: Of `find`; loaded already.
     """
     if source.local:
-        return source.name if source.name in shipped.SIZES else source.location, source.revision
-    return source.name, getattr(config, "_commit_hash", None) or source.revision
+        relative = source.name not in shipped.SIZES and not source.name.startswith("~")
+        return os.path.abspath(source.name) if relative else source.name, source.revision
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    file = cached_file(source.location, "config.json", revision=source.revision, local_files_only=True)
+    return source.name, extract_commit_hash(file, None) or source.revision
 
 
 def load_config(source: Source) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -230,9 +229,26 @@ def test_a_backbone_in_a_folder_is_found_from_elsewhere(backbones, robot, tmp_pa
     assert load_checkpoint(tmp_path / "checkpoint").settings.backbone == str(folder.resolve())
 
 
-def test_a_backbone_of_the_hub_stays_the_one_that_was_trained_on():
-    found = pretrained.find("owner/name")
-    assert pretrained.lasting_name(found, SimpleNamespace(_commit_hash="0a1b")) == ("owner/name", "0a1b")
+def test_a_backbone_of_the_hub_stays_the_one_that_was_trained_on(backbones, robot, tmp_path, monkeypatch):
+    cache, revision = tmp_path / "hub", "0a1b" * 10
+    found = cache / "models--owner--name"
+    shutil.copytree(backbones("blip2"), found / "snapshots" / revision)
+    (found / "refs").mkdir()
+    (found / "refs" / "main").write_text(revision)
+    for name in ("huggingface_hub.constants.HF_HUB_CACHE", "transformers.utils.hub.constants.HF_HUB_CACHE"):
+        monkeypatch.setattr(name, str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    policy = VLAPolicy.create(ModelSettings(backbone="owner/name"), robot)
+    assert (policy.settings.backbone, policy.settings.revision) == ("owner/name", revision)
+
+
+def test_a_checkpoint_that_holds_its_backbone_does_not_say_where_it_came_from(backbones, robot, tmp_path, monkeypatch):
+    folder = tmp_path / "models" / "vlm"
+    shutil.copytree(backbones("blip2"), folder)
+    monkeypatch.chdir(tmp_path)
+    assert (
+        VLAPolicy.create(ModelSettings(backbone="models/vlm", tuning="full"), robot).settings.backbone == "models/vlm"
+    )
 
 
 def test_lora_targets_that_match_nothing_are_named(backbones, robot):

@@ -97,11 +97,15 @@ class Comparison:
     seconds: Mapping[str, float]
 
 
+def preset_path(benchmark: str, name: str) -> Path:
+    """The file of a preset of a benchmark: one by its name, or a YAML file itself."""
+    path = Path(name)
+    return path if path.suffix in (".yaml", ".yml") else config_folder() / "presets" / f"{benchmark}-{name}.yaml"
+
+
 def load_preset(benchmark: str, name: str) -> Preset:
     """A preset of a benchmark by its name, or a YAML file."""
-    path = Path(name)
-    shipped = config_folder() / "presets" / f"{benchmark}-{name}.yaml"
-    return load(Preset, path if path.suffix in (".yaml", ".yml") else shipped)
+    return load(Preset, preset_path(benchmark, name))
 
 
 def settings_of(method: str, preset: Preset, bags: Path, stage0: Path, seed: int = 0) -> TrainFile:
@@ -164,12 +168,13 @@ def compare(
     if device is not None:
         wanted = dataclasses.replace(wanted, train=dataclasses.replace(wanted.train, device=device))
     _check_columns(wanted.train, columns, preset)
-    check(wanted.train, Path(preset), recorded=False)
     out = out or Path("runs") / f"{benchmark}-{Path(preset).stem.removeprefix(f'{benchmark}-')}"
     out.mkdir(parents=True, exist_ok=True)
     slices = Slice(out, minutes, parallel or wanted.parallel)
     runs = [_Run(out, method, wanted, seed) for seed in range(seeds or wanted.seeds) for method in methods]
     found = {run.name: run.result() for run in runs if run.finished}
+    for run in (run for run in runs if run.name not in found):
+        check(run.settings(), preset_path(benchmark, preset), recorded=False, started=False)
     for number, words in enumerate(_collecting(wanted, out / "bags")):
         slices.run({_COLLECT if number == 0 else f"{_COLLECT} {number + 1}": words})
     _check_bags(wanted, out / "bags")

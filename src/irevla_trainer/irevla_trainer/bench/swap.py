@@ -32,8 +32,9 @@ from irevla_trainer.ros.rig import Answers
 TARGETS = {"worst_tick_periods": Target("<=", 1.5)}
 
 _EVERY = 4.0
-_LEAST = 3 * _EVERY
 """s between two requests."""
+
+_LEAST = 3 * _EVERY
 
 _AFTER = 0.5
 """s after the first command of a new policy that still count as part of the change."""

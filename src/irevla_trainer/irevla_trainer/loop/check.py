@@ -22,13 +22,14 @@ from irevla_trainer.rl.world_process import make_environment
 from irevla_trainer.rl.worlds import EpisodeRequest
 
 
-def check(settings: TrainFile, file: Path, recorded: bool = True) -> None:
+def check(settings: TrainFile, file: Path, recorded: bool = True, started: bool = True) -> None:
     """Check that tasks, robot, device, bags and checkpoint are there and fit each other.
 
     Args:
         settings: Of the run.
         file: Where they come from, for the message.
         recorded: Whether the demonstrations are to be there already.
+        started: Whether the checkpoint is to be.
 
     Raises:
         SettingsError: They do not; names the file, the key, and what there is instead.
@@ -39,7 +40,7 @@ def check(settings: TrainFile, file: Path, recorded: bool = True) -> None:
         _check_worlds(settings, profile, file)
     with _of(file, "device"):
         require_device(settings.device)
-    if settings.init:
+    if settings.init and started:
         with _of(file, "init"):
             model, robot, _ = read_config(settings.init)
             check_fits(settings.init, robot, profile)

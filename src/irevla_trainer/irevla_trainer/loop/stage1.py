@@ -348,7 +348,8 @@ class _Stage1:
     def _save(self) -> None:
         tensors = {f"{_WEIGHT}/{name}": value for name, value in self._weights().items()}
         tensors |= {f"{_BEST}/{name}": value for name, value in self.best.items()}
-        tensors |= {f"{_ALGORITHM}/{name}": value for name, value in self.algorithm.tensors().items()}
+        if not self.progress.finished:
+            tensors |= {f"{_ALGORITHM}/{name}": value for name, value in self.algorithm.tensors().items()}
         # First, so that they are complete once the state says that the stage has finished.
         lines = [json.dumps(figures) + "\n" for figures in self.progress.history]
         write_text(self.folder / "metrics.jsonl", "".join(lines))

@@ -102,13 +102,10 @@ class Ppo:
         return ImageStore(self.policy) if self.whole_model else self.recent.store(decisions)
 
     def _store(self, decisions: int, name: str) -> LatentStore | ImageStore:
-        if self.whole_model:
-            return ImageStore(self.policy)
-        return new_store(decisions, self._latents, self._folder and self._folder / name, self.policy.device)
+        return ImageStore(self.policy) if self.whole_model else self._latent_store(decisions, name)
 
-    def _latent_store(self, decisions: int, place: int) -> LatentStore:
-        folder = self._folder and self._folder / f"rollout-{place}"
-        return new_store(decisions, self._latents, folder, self.policy.device)
+    def _latent_store(self, decisions: int, name: str) -> LatentStore:
+        return new_store(decisions, self._latents, self._folder and self._folder / name, self.policy.device)
 
     @torch.no_grad()
     def _mean(self, latent: Latent) -> Tensor:
@@ -141,9 +138,10 @@ class Ppo:
             self.settings.gae_lambda,
             batch.importance,
         )
+        newest = slice(len(batch) - len(rollout), None)  # what the critic has not learnt from yet
         figures = {
-            "value_error": float(np.sqrt(np.mean((returns - value) ** 2))),
-            "explained_variance": explained_variance(value, returns),
+            "value_error": float(np.sqrt(np.mean((returns - value)[newest] ** 2))),
+            "explained_variance": explained_variance(value[newest], returns[newest]),
         }
         warm = self.iteration < self.settings.warmup
         self._set_pace()

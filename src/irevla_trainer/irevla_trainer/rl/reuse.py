@@ -81,12 +81,12 @@ class RecentRollouts:
 
     Args:
         number: How many make a batch.
-        new_store: An empty store for so many decisions in one of `number` places, whose former content is given up.
+        new_store: An empty store for so many decisions under a name, whose former content is given up.
         mean_of: Means `[B, a]` of the policy as it is now.
     """
 
     def __init__(
-        self, number: int, new_store: Callable[[int, int], LatentStore], mean_of: Callable[[Latent], Tensor]
+        self, number: int, new_store: Callable[[int, str], LatentStore], mean_of: Callable[[Latent], Tensor]
     ) -> None:
         self._number, self._new_store, self._mean_of = number, new_store, mean_of
         self._kept: list[_Kept] = []
@@ -94,7 +94,7 @@ class RecentRollouts:
 
     def store(self, decisions: int) -> LatentStore:
         """An empty store for the next rollout."""
-        return self._new_store(decisions, self._place)
+        return self._new_store(decisions, f"rollout-{self._place}")
 
     def join(self, rollout: Rollout, at_a_time: int) -> Batch:
         """A rollout of the policy as it is now, with those before it.
@@ -152,7 +152,7 @@ class RecentRollouts:
             mine = f"{len(self._kept)}/"
             found = {name.removeprefix(mine): value for name, value in tensors.items() if name.startswith(mine)}
             place = int(found["place"])
-            store = self._new_store(int(found["capacity"]), place)
+            store = self._new_store(int(found["capacity"]), f"rollout-{place}")
             prefix = "store/"
             store.load({k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)})
             self._kept.append(_Kept(place, store, {name: found[name].cpu().numpy() for name in _ARRAYS}))

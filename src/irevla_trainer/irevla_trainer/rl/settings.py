@@ -25,7 +25,8 @@ class PpoSettings:
     reuse: int = setting(
         1,
         "Newest rollouts that an iteration learns from, those of earlier policies by their importance; more than one "
-        "only where the backbone is frozen, so that latents stay what they are",
+        "only where the backbone is frozen, so that latents stay what they are. As many times the room for latents, in "
+        "the state of the stage too: set latents.on_disk where they are large",
         at_least=1,
     )
     noise: float = setting(

@@ -193,10 +193,13 @@ def test_what_is_no_study_is_refused(changes: dict, message: str):
         replace(STUDY, **changes)
 
 
-def test_the_ways_are_those_of_the_table():
+def test_the_ways_are_those_of_the_table_in_iterations_of_the_same_length():
     study = load(Study, config_folder() / "presets" / "stability.yaml")
     table = load_preset("metaworld", "cpu")
-    assert study.ways == {"heads": Way("heads", table.train.stage1.ppo), "model": Way("model", table.ppo_replay)}
+    # Ways are compared iteration by iteration: the heads have those of the whole model, and no earlier rollouts.
+    length = table.ppo_replay.episodes
+    heads = replace(table.train.stage1.ppo, episodes=length, reuse=1, epochs=PpoSettings().epochs)
+    assert study.ways == {"heads": Way("heads", heads), "model": Way("model", table.ppo_replay)}
     assert study.known == table.train.tasks.expert
     assert study.seeds >= 5 and study.known_episodes * len(study.known) >= 200 <= study.stage1.validation_episodes
 

@@ -275,6 +275,7 @@ def tasks(**changes):
         ({"task_file": "kitchen"}, "tasks.expert: no task 'drawer-open' in world 'kitchen'"),
         ({"robot": "panda_kitchen"}, "robot: robot 'kitchen_panda': Meta-World takes 80 setpoints a second"),
         ({"stage1": {"algorithm": "sacfd", "trains": "model"}}, "stage1: trains: sacfd learns from stored latents"),
+        ({"stage1": {"trains": "model", "ppo": {"reuse": 2}}}, "stage1: ppo: reuse: must be 1 where the whole model"),
         ({"stage1": {"decision": 3}}, "stage1: unknown key 'decision'"),
         ({"stage1": {"decisions": 0}}, "stage1: decisions: must be at least 1, found 0"),
         ({"model": {"chunk": 4}}, "model: chunk: must be 1 for reinforcement learning"),

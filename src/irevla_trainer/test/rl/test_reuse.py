@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from point_reaching import cloned_policy, roll
 
 from irevla_trainer.rl.advantage import generalised_advantages
 from irevla_trainer.rl.latents import LatentStore
-from irevla_trainer.rl.ppo import Ppo
+from irevla_trainer.rl.ppo import Ppo, clipped_policy_loss
 from irevla_trainer.rl.reuse import RecentRollouts
 from irevla_trainer.rl.settings import LatentSettings, PpoSettings
 
@@ -21,7 +22,7 @@ STD = 0.3
 def recent(policy, number: int) -> RecentRollouts:
     return RecentRollouts(
         number,
-        lambda decisions, place: LatentStore(decisions),
+        lambda decisions, name: LatentStore(decisions),
         lambda latent: policy.action_from_latent(latent)[:, 0].detach(),
     )
 
@@ -102,6 +103,37 @@ def test_what_follows_counts_by_its_importance():
             )
             assert advantage[step] == pytest.approx(expected, rel=1e-4)
             assert returns[step] == pytest.approx(value[step] + rho[step] * expected, rel=1e-4)
+
+
+def test_the_critic_does_not_learn_from_what_the_policy_would_not_do_any_more():
+    """Two stages that differ in what their first rollout was rewarded for, all of it improbable by now."""
+    results = []
+    for reward in (0.0, 1.0):
+        policy = cloned_policy()
+        torch.manual_seed(0)
+        ppo = Ppo(policy, PpoSettings(episodes=8, minibatch=64, epochs=1, warmup=2, reuse=2))
+        critic = copy.deepcopy(ppo.critic.state_dict())
+        first = roll(policy, ppo.store(8 * 26), STD, 8, 0)
+        # Of a policy that did something else altogether.
+        elsewhere = {name: getattr(first, name) + 30 * STD for name in ("action", "mean")}
+        far = dataclasses.replace(first, reward=np.full_like(first.reward, reward), **elsewhere)
+        ppo.learn(far, 0)
+        # As if nothing had been learnt from it so far.
+        ppo.critic.load_state_dict(critic)
+        ppo.optimizer.state.clear()
+        moved(policy)
+        ppo.learn(roll(policy, ppo.store(8 * 26), STD, 8, 1), 1)
+        results.append(ppo.critic.state_dict())
+    assert all(torch.allclose(value, results[1][name], atol=1e-6) for name, value in results[0].items())
+    assert not all(torch.equal(value, critic[name]) for name, value in results[0].items())
+
+
+def test_the_loss_is_a_mean_weighted_by_importance():
+    ratio, advantage = torch.tensor([1.0, 1.1, 0.9, 1.0]), torch.tensor([1.0, -1.0, 2.0, -2.0])
+    importance = torch.tensor([1.0, 0.5, 0.0, 1.0])
+    scaled = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    expected = -(scaled[0] + 0.5 * 1.1 * scaled[1] + scaled[3]) / 2.5
+    assert float(clipped_policy_loss(ratio, advantage, 0.2, importance)) == pytest.approx(float(expected))
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
