@@ -119,7 +119,7 @@ def load_twin(folder: str | Path, policy: VLAPolicy, pause: Callable[[], None] =
     """Read a policy of the same form as another one that acts meanwhile, with as little work as can be.
 
     Args:
-        folder: A checkpoint for which `same_form` holds.
+        folder: A checkpoint of the same `form_of`.
         policy: The other one; goes on as it is.
         pause: Called between pieces of work that keep other threads from running.
 
@@ -133,17 +133,18 @@ def load_twin(folder: str | Path, policy: VLAPolicy, pause: Callable[[], None] =
     return twin
 
 
-def same_form(one: str | Path, other: str | Path) -> bool:
-    """Whether two checkpoints differ in weights and statistics only; False also when one cannot be read."""
+def form_of(folder: str | Path) -> str:
+    """What two checkpoints share that differ in weights and statistics only; empty when there is none to be read."""
+    folder = Path(folder)
+    content = hashlib.sha256()
     try:
-        return _form(Path(one)) == _form(Path(other))
+        for path in (folder / _CONFIG, *sorted((folder / _VLM).rglob("*"))):
+            if path.is_file():
+                data = path.read_bytes()
+                content.update(f"{path.relative_to(folder)}\0{len(data)}\0".encode() + data)
     except OSError:
-        return False
-
-
-def _form(folder: Path) -> dict[str, bytes]:
-    files = [path for path in sorted((folder / _VLM).rglob("*")) if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in (folder / _CONFIG, *files)}
+        return ""
+    return content.hexdigest() if (folder / _CONFIG).is_file() else ""
 
 
 def _put_all(policy: VLAPolicy, folder: Path, pause: Callable[[], None] = lambda: None) -> None:

@@ -12,9 +12,9 @@ from irevla_policy.model.checkpoint import (
     CheckpointError,
     check_fits,
     checkpoint_version,
+    form_of,
     load_checkpoint,
     load_twin,
-    same_form,
 )
 from irevla_policy.model.device import require_device
 from irevla_policy.model.policy import VLAPolicy
@@ -60,7 +60,9 @@ def load_for_serving(
     pause()
     version = checkpoint_version(folder)
     pause()
-    if present is not None and isinstance(present.policy, VLAPolicy) and same_form(present.folder, folder):
+    # Of what serves by what it was loaded from, which may lie elsewhere or be overwritten by now.
+    form = form_of(folder)
+    if present is not None and isinstance(present.policy, VLAPolicy) and form and present.form == form:
         policy, warm_ups = load_twin(folder, present.policy, pause), 1
     else:
         policy, warm_ups = load_checkpoint(folder, require_device(device)), _WARM_UPS
@@ -76,4 +78,4 @@ def load_for_serving(
             f"checkpoint {folder}: expected finite actions [1, chunk, {profile.action_dim}], "
             f"found shape {list(actions.shape)} with values {actions.ravel()[:8].tolist()}"
         )
-    return ServedPolicy(policy, version, str(folder), chunk=actions.shape[1])
+    return ServedPolicy(policy, version, str(folder), actions.shape[1], form)

@@ -147,8 +147,12 @@ class RunningEpisode:
         info = replace(self.info, stamp=stamp, state=state, steps=len({answer.stamp for answer in answers}))
         if info.source == "policy" and any(answer.source == _SOURCE_INTERVENTION for answer in answers):
             info = replace(info, source="mixed")
-        if not info.policy_version:
-            info = replace(info, policy_version=next((a.policy_version for a in answers if a.policy_version), ""))
+        acted = {answer.policy_version for answer in answers if answer.policy_version}
+        if len(acted) > 1:
+            # Its success says nothing about either of them.
+            info = replace(info, policy_version="")
+        elif acted and not info.policy_version:
+            info = replace(info, policy_version=acted.pop())
         if answers:
             info = replace(info, instruction=answers[0].instruction)
         elif not info.instruction:

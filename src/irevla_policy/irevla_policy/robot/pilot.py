@@ -44,12 +44,14 @@ class ServedPolicy:
         version: 12 hex digits of the checkpoint's content.
         folder: Where it was loaded from.
         chunk: How many actions it decides at once.
+        form: Of the checkpoint when it was loaded, see `model.checkpoint.form_of`; empty where there is none.
     """
 
     policy: Policy
     version: str
     folder: str
     chunk: int = 1
+    form: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -83,17 +83,20 @@ class ModelThread:
         with self._changed:
             if self._served is not instead_of:
                 return False
-            if self._served is not None and self._served.version != served.version:
+            if self._previous is not None and self._previous.version == served.version:
+                # A way back as well: what is left behind is nothing to go back to.
+                self._previous = None
+            elif self._served is not None and self._served.version != served.version:
                 self._previous = self._served
             self._served = served
             self._changed.notify_all()
             return True
 
     def roll_back(self) -> ServedPolicy | None:
-        """Answer with the policy before the present one; None when there was none."""
+        """Answer with the policy before the present one; None when there was none, or one came back from it already."""
         with self._changed:
             if self._previous is not None:
-                self._served, self._previous = self._previous, self._served
+                self._served, self._previous = self._previous, None
                 return self._served
             return None
 

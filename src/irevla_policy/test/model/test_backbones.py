@@ -12,7 +12,7 @@ import torch
 
 from irevla_policy.model import pretrained
 from irevla_policy.model.backbone import VisionLanguageBackbone
-from irevla_policy.model.checkpoint import load_checkpoint, load_twin, same_form, save_checkpoint
+from irevla_policy.model.checkpoint import form_of, load_checkpoint, load_twin, save_checkpoint
 from irevla_policy.model.config import ModelSettings
 from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.model.pretrained import BackboneError
@@ -68,7 +68,7 @@ def test_family_trains_with_lora_and_survives_storage(family, cameras, backbones
 
     save_checkpoint(tmp_path / "untrained", VLAPolicy.create(lora_settings(backbones(family)), robot, seed=3))
     first = load_checkpoint(tmp_path / "untrained")
-    assert same_form(tmp_path / "untrained", tmp_path / "policy")
+    assert form_of(tmp_path / "untrained") == form_of(tmp_path / "policy")
     twin = load_twin(tmp_path / "policy", first)
     assert np.array_equal(twin.act(observations, states), trained)
     assert np.array_equal(first.act(observations, states), before)

@@ -15,10 +15,10 @@ from irevla_policy.model.checkpoint import (
     CheckpointError,
     check_fits,
     checkpoint_version,
+    form_of,
     load_checkpoint,
     load_twin,
     read_provenance,
-    same_form,
     save_checkpoint,
 )
 from irevla_policy.model.config import ModelSettings, RobotFacts
@@ -58,7 +58,7 @@ def test_a_backbone_that_came_from_chance_is_kept_whole(tuning, robot, tmp_path,
     assert loaded.backbone.tuning == tuning
     assert np.array_equal(loaded.act(observations, states), acted[0])
     assert save_checkpoint(tmp_path / "again", loaded) == checkpoint_version(tmp_path / "first")
-    assert same_form(tmp_path / "first", tmp_path / "second")
+    assert form_of(tmp_path / "first") == form_of(tmp_path / "second")
     assert np.array_equal(load_twin(tmp_path / "second", loaded).act(observations, states), acted[1])
     assert np.array_equal(loaded.act(observations, states), acted[0])
 
@@ -69,7 +69,7 @@ def test_a_twin_acts_as_its_checkpoint_says_and_leaves_the_first_alone(policy, s
     observations, states = [observe(1), observe(2, "close the window")], np.random.default_rng(0).normal(size=(2, 4))
     before = policy.act(observations, states)
     pauses = []
-    assert same_form(stored, tmp_path / "other")
+    assert form_of(stored) == form_of(tmp_path / "other")
     twin = load_twin(tmp_path / "other", policy, lambda: pauses.append(1))
     assert np.array_equal(twin.act(observations, states), other.act(observations, states))
     assert np.array_equal(policy.act(observations, states), before)
@@ -79,12 +79,12 @@ def test_a_twin_acts_as_its_checkpoint_says_and_leaves_the_first_alone(policy, s
 
 def test_another_form_is_seen(stored, robot, tmp_path):
     save_checkpoint(tmp_path / "wider", VLAPolicy.create(ModelSettings(head_width=64), robot))
-    assert not same_form(stored, tmp_path / "wider")
-    assert not same_form(stored, tmp_path / "missing")
+    assert form_of(stored) != form_of(tmp_path / "wider")
+    assert form_of(stored) != form_of(tmp_path / "missing")
     tokenizer = stored / "vlm" / "tokenizer.json"
     shutil.copytree(stored, tmp_path / "words")
     (tmp_path / "words" / "vlm" / "tokenizer.json").write_text(tokenizer.read_text() + " ")
-    assert not same_form(stored, tmp_path / "words")
+    assert form_of(stored) != form_of(tmp_path / "words")
 
 
 def test_version_is_of_the_content_alone(policy, stored, tmp_path):

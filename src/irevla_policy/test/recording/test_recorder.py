@@ -218,6 +218,17 @@ def test_what_came_before_the_reset_does_not_count(tmp_path: Path) -> None:
     rig.recorder.close()
 
 
+def test_an_episode_of_two_policies_is_neithers(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.recorder.start(EpisodeInfo("a"))
+    for step, version in enumerate(("000000000000", "000000000000", "abcdef012345")):
+        rig.observe(step)
+        rig.command(step, version=version)
+    info = rig.recorder.finish().info
+    assert (info.steps, info.source, info.policy_version) == (3, "policy", "")
+    rig.recorder.close()
+
+
 def test_a_command_may_arrive_before_the_reset_that_it_answers(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.recorder.start(EpisodeInfo("a"))

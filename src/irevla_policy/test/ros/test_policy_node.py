@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -155,6 +156,25 @@ def test_another_checkpoint_is_swapped_in_and_rolled_back(robot, checkpoints):
     answer = robot.call("/irevla/rollback_policy", RollbackPolicy)
     assert answer.accepted
     robot.wait(lambda: robot.actions[-1].policy_version == one, "the old version")
+    # What was left is nothing to go back to, whichever way it was left.
+    assert not robot.call("/irevla/rollback_policy", RollbackPolicy).accepted
+    for folder in (checkpoints[1], checkpoints[0]):
+        assert robot.call("/irevla/load_policy", LoadPolicy, path=str(folder)).accepted
+    assert not robot.call("/irevla/rollback_policy", RollbackPolicy).accepted
+
+
+def test_a_checkpoint_that_is_overwritten_while_it_serves_is_loaded_as_it_is(robot, checkpoints, tmp_path):
+    path = tmp_path / "policy"
+    shutil.copytree(checkpoints[0], path)
+    assert robot.call("/irevla/load_policy", LoadPolicy, path=str(path)).accepted
+    save_checkpoint(path, VLAPolicy.create(ModelSettings(), replace(RobotFacts.of(PROFILE), name="other_arm")))
+    answer = robot.call("/irevla/load_policy", LoadPolicy, path=str(path))
+    assert not answer.accepted and "other_arm" in answer.message
+    version = save_checkpoint(path, VLAPolicy.create(ModelSettings(head_width=64), RobotFacts.of(PROFILE)))
+    answer = robot.call("/irevla/load_policy", LoadPolicy, path=str(path))
+    assert answer.accepted, answer.message
+    assert answer.policy_version == version
+    assert robot.call("/irevla/load_policy", LoadPolicy, path=str(checkpoints[0])).accepted
 
 
 def test_a_rollback_is_not_undone_by_what_is_being_loaded(robot, checkpoints):

@@ -143,7 +143,8 @@ def decide(
     there = _compare(outcomes, tuple(trained), confidence)
     elsewhere = tuple(task for task in outcomes if task not in trained)
     others = _compare(outcomes, elsewhere, confidence) if elsewhere else None
-    fallen = [task for task in elsewhere if _has_fallen(*outcomes[task], confidence, settings.margin)]
+    # Trained tasks that rise do not make up for one that is lost.
+    fallen = [task for task in outcomes if _has_fallen(*outcomes[task], confidence, settings.margin)]
     better = there.least > 0.0
     kept = not fallen and (others is None or others.least > -settings.margin)
     hopeless = bool(fallen) or _hopeless(there, others, settings)

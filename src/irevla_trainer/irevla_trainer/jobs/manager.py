@@ -445,9 +445,12 @@ class JobManager:
 
     def _end_trials(self, job: JobFolder, state: str, reason: str, promoted: bool) -> None:
         outcome = job.outcome or {}
-        if not promoted:
-            before = outcome["serving"]
-            self._want(job, HandOver(str(job.policies / before), before, instead_of=outcome["version"]))
+        before, candidate = outcome["serving"], outcome["version"]
+        if promoted:
+            # It drives, or did: labels may come when the robot has started again, with the policy before.
+            self._want(job, HandOver(outcome["checkpoint"], candidate, instead_of=before))
+        else:
+            self._want(job, HandOver(str(job.policies / before), before, instead_of=candidate))
         job.set_state(state, reason, outcome["version"] if promoted else "")
         self._on_trial = None
 

@@ -2,7 +2,7 @@
 
 A candidate that passes the check waits. A person lets it drive with /irevla/load_policy, runs episodes and labels them;
 each says in its bag which policy acted. After so many the candidate stays when it succeeded at all and did at least as
-well as the policy before it did in its own last ones of the same tasks; otherwise the policy before drives again.
+well as the policy before did in its own last ones of the same tasks; otherwise the policy before drives again.
 """
 
 from __future__ import annotations
@@ -112,8 +112,15 @@ def judge_trials(
         return None
     before = _last_of_each(_labelled(episodes, base), Counter(task for task, _ in after))
     ours = Rate(sum(success for _, success in after), len(after))
-    theirs = Rate(sum(success for _, success in before), len(before)) if before else None
-    kept = ours.successes > 0 and (theirs is None or ours.value >= theirs.value)
+    kept, theirs = ours.successes > 0, None
+    done = Counter(task for task, _ in before)
+    both = [(task, success) for task, success in after if done[task]]
+    # A few lucky ones are nothing to be measured by.
+    if 0 < len(both) <= 2 * len(before):
+        theirs = Rate(sum(success for _, success in before), len(before))
+        # What the policy before would have come to on the candidate's mixture of tasks.
+        expected = sum(sum(ended for of, ended in before if of == task) / done[task] for task, _ in both)
+        kept = kept and sum(success for _, success in both) >= expected - 1e-9
     against = f"{theirs.successes} of {theirs.episodes} of the policy before" if theirs else "nothing to compare with"
     word = "stays" if kept else "is rolled back"
     reason = f"the candidate {word}: {ours.successes} of {ours.episodes} trials succeeded, {against}"
@@ -138,16 +145,21 @@ def _last_of_each(labelled: list[tuple[str, bool]], wanted: Counter[str]) -> lis
 def _labelled(episodes: Sequence[IndexedEpisode], version: str) -> list[tuple[str, bool]]:
     """Task and success of a policy's labelled episodes, in the order of their ends.
 
-    Those with help do not count, nor what a classifier has labelled: it says yes or nothing.
+    With help it has not succeeded: whoever takes over where it is about to fail would else leave its successes alone.
+    What a classifier has labelled does not count: it says yes or nothing.
     """
     found = [
         episode.info
         for episode in episodes
         if episode.info is not None
         and not episode.problem
-        and (episode.info.policy_version, episode.info.source, episode.info.state) == (version, "policy", "finished")
+        and (episode.info.policy_version, episode.info.state) == (version, "finished")
+        and episode.info.source in ("policy", "mixed")
         and episode.info.success != "unknown"
         and episode.info.labelled_by != CLASSIFIER
     ]
     found.sort(key=lambda info: info.stamp)
-    return [(str(EvaluationTask(info.task, info.variation)), info.success == "yes") for info in found]
+    return [
+        (str(EvaluationTask(info.task, info.variation)), info.success == "yes" and info.source == "policy")
+        for info in found
+    ]

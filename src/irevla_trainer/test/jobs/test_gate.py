@@ -52,6 +52,13 @@ def test_what_became_worse_elsewhere_is_not_promoted():
     assert verdict.reason.startswith("not shown to be at most 0.05 worse on the other tasks")
 
 
+def test_a_trained_task_that_is_lost_is_no_price_for_others_that_rise():
+    found = outcomes(one=(10, 48), two=(20, 48), lost=(48, 10))
+    verdict = decide(found, ["one", "two", "lost"], SETTINGS, 1)
+    assert verdict is not None and not verdict.promoted and verdict.trained.least > 0.0
+    assert verdict.reason.startswith("worse by more than 0.05 on lost 0.96 -> 0.20 (50 episodes each)")
+
+
 def test_one_task_that_falls_is_seen_among_many():
     steady = {f"task{number}": (50, 50) for number in range(10)}
     verdict = at(3, rl=(20, 45), fallen=(50, 35), **steady)

@@ -434,8 +434,10 @@ def test_without_simulation_a_candidate_is_checked_and_then_tried_on_the_robot(t
     assert trainer.job.state.state == "succeeded" and trainer.job.state.promoted == outcome["version"]
     assert trainer.manager.on_trial is None
     assert read_provenance(Path(outcome["checkpoint"]))["trials"] == verdict.to_json()
-    # It drives already: nothing is to be loaded, now or after a restart.
-    assert trainer.manager.to_hand_over is None and trainer.make().to_hand_over is None
+    # Where it drives already that is settled at once; where the robot has started with the policy before it is loaded.
+    assert trainer.make().to_hand_over.name == trainer.job.name
+    wanted = trainer.job.hand_over
+    assert (wanted.version, wanted.instead_of) == (outcome["version"], checkpoint_version(trainer.base))
 
 
 @pytest.mark.slow

@@ -29,9 +29,34 @@ def episodes(version: str, outcomes: str, first: int = 0, **changes: str) -> lis
 
 
 def test_a_candidate_waits_for_its_labelled_trials():
-    found = episodes("old", "yynn") + episodes("new", "yyyu") + episodes("new", "yyyy", source="mixed")
+    found = episodes("old", "yynn") + episodes("new", "yyyu")
     assert judge_trials(found, "old", "new", SETTINGS) is None
     assert trials_so_far(found, "new") == 3
+
+
+def test_who_needs_help_has_not_succeeded():
+    found = episodes("old", "yynn") + episodes("new", "yyyy", source="mixed")
+    verdict = judge_trials(found, "old", "new", SETTINGS)
+    assert verdict is not None and not verdict.promoted
+    assert verdict.reason.startswith("the candidate is rolled back: 0 of 4 trials succeeded, 2 of 4")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "promoted"),
+    [
+        # What only one of them has tried says nothing about who is better.
+        ({"easy": "yy"}, {"easy": "yy", "hard": "yn"}, True),
+        ({"hard": "yn"}, {"easy": "yy", "hard": "nn"}, False),
+        ({"easy": "y"}, {"easy": "yyyn"}, True),
+        ({"easy": "yyyy", "hard": "nn"}, {"easy": "yn", "hard": "yn"}, True),
+        ({"easy": "yyyy", "hard": "nn"}, {"easy": "yyn", "hard": "n"}, False),
+    ],
+)
+def test_policies_are_compared_on_what_both_have_tried(before: dict, after: dict, promoted: bool):
+    found = [one for task, outcomes in before.items() for one in episodes("old", outcomes, task=task)]
+    found += [one for task, outcomes in after.items() for one in episodes("new", outcomes, first=20, task=task)]
+    verdict = judge_trials(found, "old", "new", SETTINGS)
+    assert verdict is not None and verdict.promoted is promoted
 
 
 @pytest.mark.parametrize(
