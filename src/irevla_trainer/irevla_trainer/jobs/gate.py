@@ -128,6 +128,26 @@ def judge(
     raise AssertionError("the last look decides")
 
 
+def too_few(settings: GateSettings, others: int) -> str:
+    """Why nothing can ever be promoted beside so many other tasks, in one sentence; empty where something can be."""
+    if settings.mode != "simulation" or not others:
+        return ""
+    most, confidence = settings.episodes * settings.looks * others, _confidence(settings)
+    possible = -least_difference([True] * most, [True] * most, confidence)
+    if possible < settings.margin:
+        return ""
+    return (
+        f"gate: {most} episodes of other tasks ({settings.episodes} of each at {settings.looks} looks) can at best "
+        f"show that a candidate is less than {possible:.3f} worse, margin is {settings.margin:g}: nothing can be "
+        "promoted; set more episodes or a wider margin"
+    )
+
+
+def _confidence(settings: GateSettings) -> float:
+    """Of every single look."""
+    return 1 - (1 - settings.confidence) / settings.looks
+
+
 def decide(
     outcomes: dict[str, tuple[list[bool], list[bool]]], trained: Sequence[str], settings: GateSettings, look: int
 ) -> Verdict | None:
@@ -139,7 +159,7 @@ def decide(
         settings: Of the gate.
         look: Number of the look, from 1.
     """
-    confidence = 1 - (1 - settings.confidence) / settings.looks
+    confidence = _confidence(settings)
     there = _compare(outcomes, tuple(trained), confidence)
     elsewhere = tuple(task for task in outcomes if task not in trained)
     others = _compare(outcomes, elsewhere, confidence) if elsewhere else None

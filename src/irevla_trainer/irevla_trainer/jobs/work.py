@@ -9,7 +9,7 @@ from typing import Any
 
 from irevla_policy.model.checkpoint import checkpoint_version, load_checkpoint
 from irevla_trainer.data.dataset import load_dataset
-from irevla_trainer.jobs.gate import judge
+from irevla_trainer.jobs.gate import judge, too_few
 from irevla_trainer.jobs.job import JobFolder
 from irevla_trainer.jobs.plan import Plan, plan
 from irevla_trainer.jobs.policies import store
@@ -52,6 +52,8 @@ def work(job: JobFolder) -> dict[str, Any]:
             display.say(f"left out, because {settings.task_file} does not know them: {', '.join(planned.left_out)}")
         for problem in planned.problems:
             display.say(f"not used: {problem}")
+        if vain := too_few(job.order.settings.gate, len(planned.others)):
+            display.say(vain)
         loop = stack.enter_context(Loop(run, settings, display))
         loop.learn()
         step = loop.selected()

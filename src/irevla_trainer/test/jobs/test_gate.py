@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from irevla_trainer.jobs.gate import Verdict, decide
+from irevla_trainer.jobs.gate import Verdict, decide, too_few
 from irevla_trainer.jobs.settings import GateSettings
 
 SETTINGS = GateSettings(episodes=50, looks=3, confidence=0.95, margin=0.05)
@@ -44,6 +44,18 @@ def test_what_is_open_needs_more_episodes_and_is_not_promoted_at_the_end(look: i
 
 def test_few_episodes_without_a_difference_do_not_show_that_there_is_none():
     assert at(1, rl=(20, 45), expert=(48, 48)) is None
+
+
+@pytest.mark.parametrize(
+    ("episodes", "looks", "others", "vain"), [(20, 3, 1, True), (20, 3, 2, False), (50, 1, 1, True), (50, 3, 1, False)]
+)
+def test_a_gate_through_which_nothing_comes_is_told(episodes: int, looks: int, others: int, vain: bool):
+    settings = GateSettings(episodes=episodes, looks=looks)
+    most = episodes * looks
+    best = {"rl": ([False] * most, [True] * most)} | {f"o{n}": ([True] * most,) * 2 for n in range(others)}
+    verdict = decide(best, ["rl"], settings, looks)
+    assert verdict is not None and verdict.promoted is not vain
+    assert bool(too_few(settings, others)) is vain
 
 
 def test_what_became_worse_elsewhere_is_not_promoted():
