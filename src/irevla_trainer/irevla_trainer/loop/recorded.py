@@ -11,6 +11,7 @@ from typing import Any
 from irevla_policy.recording.episode import EpisodeInfo
 from irevla_policy.robot.profile import RobotProfile
 from irevla_policy.settings import SettingsError
+from irevla_policy.sim.tasks import TaskFile, load_tasks
 from irevla_trainer.data.dataset import Dataset, Wanted, load_dataset
 from irevla_trainer.data.index import TEACHERS
 from irevla_trainer.data.reader import Episode
@@ -58,12 +59,15 @@ def load_recorded(
     bags, tasks = settings.bags, settings.tasks.expert
     if not bags:
         raise SettingsError("bags: expected at least one folder with demonstrations of the expert tasks")
-    wanted = _Recordings(demonstrated=tasks, policies=settings.policy_successes)
+    known = load_tasks(settings.task_file)
+    # A task may have been recorded under another of its names.
+    names = {task: str(EvaluationTask.parse(task).named_in(known)) for task in tasks}
+    wanted = _Recordings(demonstrated=tuple(names.values()), policies=settings.policy_successes, known=known)
     dataset = load_dataset([Path(folder) for folder in bags], profile, wanted, cache=cache, progress=progress)
     experts = [episode for episode in dataset.episodes if episode.info.source in TEACHERS]
     successes = [episode for episode in dataset.episodes if episode.info.source not in TEACHERS]
-    found = Counter(_name(episode.info) for episode in experts)
-    missing = [task for task in tasks if not found[task]]
+    found = Counter(_name(episode.info, known) for episode in experts)
+    missing = [task for task in tasks if not found[names[task]]]
     if missing:
         raise SettingsError(
             f"bags: no demonstration of the expert task{'s' if len(missing) > 1 else ''} {', '.join(missing)} in "
@@ -78,14 +82,15 @@ class _Recordings(Wanted):
 
     demonstrated: tuple[str, ...] = field(default=())
     policies: bool = False
+    known: TaskFile = field(default_factory=load_tasks)
 
     def leave_out(self, info: EpisodeInfo) -> str:
         teacher = info.source in TEACHERS
         if not teacher and not self.policies:
             return f"source {info.source!r}"
         asked = replace(self, tasks=self.demonstrated if teacher else ())
-        return Wanted.leave_out(asked, replace(info, task=_name(info)))
+        return Wanted.leave_out(asked, replace(info, task=_name(info, self.known)))
 
 
-def _name(info: EpisodeInfo) -> str:
-    return str(EvaluationTask(info.task, info.variation))
+def _name(info: EpisodeInfo, known: TaskFile) -> str:
+    return str(EvaluationTask(info.task, info.variation).named_in(known))

@@ -17,6 +17,8 @@ from irevla_trainer.data import reader as reader_module
 from irevla_trainer.data.dataset import DatasetError, Wanted, load_dataset
 from irevla_trainer.data.frames import FrameFile
 from irevla_trainer.data.reader import EpisodeReader
+from irevla_trainer.loop.recorded import load_recorded
+from irevla_trainer.loop.settings import TaskSets, TrainFile
 
 
 def write_three(folder: Path) -> None:
@@ -148,3 +150,14 @@ def test_a_new_label_reaches_through_the_cache(tmp_path: Path) -> None:
     write_label(bag, "no", "operator")
     data = load_dataset([tmp_path / "bags"], PROFILE, cache=cache)
     assert [episode.info.episode_id for episode in data.episodes] == ["b"]
+
+
+@pytest.mark.parametrize(("recorded", "wanted"), [("drawer-open-v3", "drawer-open"), ("drawer-open", "drawer-open-v3")])
+def test_a_run_finds_demonstrations_under_another_name_of_their_task(
+    tmp_path: Path, recorded: str, wanted: str
+) -> None:
+    sample.write_episode(tmp_path / "bags" / "one", 4, task=recorded)
+    settings = TrainFile(TaskSets(expert=(wanted,)), bags=(str(tmp_path / "bags"),))
+    found = load_recorded(settings, PROFILE, tmp_path / "cache")
+    assert [episode.info.task for episode in found.experts] == [recorded]
+    found.close()
