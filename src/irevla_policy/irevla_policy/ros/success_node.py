@@ -58,8 +58,10 @@ class SuccessNode(Node):
         self._kinematics = ArmKinematics(self._profile)
         self._assembler = ObservationAssembler(self._profile, self._settings.slop)
         self._load()
+        self._watched = ""
+        """The episode that was recorded last."""
         self._episode = ""
-        """The episode that is recorded and has no label; empty for none."""
+        """The same while it is recorded and has no label; empty for none."""
         self._acted = self._looking = False
         self._worker = ThreadPoolExecutor(1, "look")
         self._probability = self.create_publisher(Float32, "/irevla/success_probability", qos.event())
@@ -91,6 +93,9 @@ class SuccessNode(Node):
     # What comes in.
 
     def _on_episode(self, message: EpisodeInfo) -> None:
+        if message.state != EpisodeInfo.STATE_RECORDING and message.episode_id != self._watched:
+            return  # an earlier one, labelled late
+        self._watched = message.episode_id
         unlabelled = message.state == EpisodeInfo.STATE_RECORDING and message.success == EpisodeInfo.SUCCESS_UNKNOWN
         episode = message.episode_id if unlabelled else ""
         if episode != self._episode:

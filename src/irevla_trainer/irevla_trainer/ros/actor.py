@@ -142,7 +142,14 @@ class _Recorder(GraphClient):
         try:
             yield told
         finally:
-            self.call(StopEpisode, "/irevla/stop_episode", stop)
+            # Whatever becomes of its recording, an episode that has been run is learnt from.
+            try:
+                answer = self.ask(StopEpisode, "/irevla/stop_episode", stop)
+                wrong = "" if answer.accepted else answer.message
+            except RunError as error:
+                wrong = str(error)
+            if wrong:
+                print(f"recording of {request.task}: {wrong}", file=sys.stderr, flush=True)
 
     def _start(self, request: EpisodeRequest) -> None:
         start = StartEpisode.Request(

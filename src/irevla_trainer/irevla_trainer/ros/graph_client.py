@@ -71,18 +71,18 @@ class GraphClient:
         self.node.destroy_node()
         rclpy.try_shutdown(context=self._context)
 
-    def call(self, kind: Any, name: str, request: Any, again: bool = False) -> Any:
+    def call(self, kind: Any, name: str, request: Any, again: bool = False, answer_within: float | None = None) -> Any:
         """Call a service whose answer says whether it was accepted; see `ask`.
 
         Raises:
             RunError: It is not served, did not answer, or refused.
         """
-        response = self.ask(kind, name, request, again)
+        response = self.ask(kind, name, request, again, answer_within)
         if not response.accepted:
             raise RunError(f"{name}: {response.message}")
         return response
 
-    def ask(self, kind: Any, name: str, request: Any, again: bool = False) -> Any:
+    def ask(self, kind: Any, name: str, request: Any, again: bool = False, answer_within: float | None = None) -> Any:
         """Call a service.
 
         Args:
@@ -90,6 +90,8 @@ class GraphClient:
             name: Of the service.
             request: Of its type.
             again: Whether the same request may come twice, so that it is repeated when no answer comes.
+            answer_within: How long the answer may take, s, as long as somebody is there to give it; as long as
+                everything else when left out.
 
         Raises:
             RunError: It is not served, or did not answer.
@@ -100,16 +102,21 @@ class GraphClient:
         deadline = time.monotonic() + self.patience
         self.wait(lambda: self._has_met(name), deadline, f"{name}: not served within {self.patience:.0f} s")
         futures = [client.call_async(request)]
-        asked = time.monotonic()
+        asked = there = time.monotonic()
 
         def answered() -> bool:
-            nonlocal asked
+            nonlocal asked, there
+            if client.service_is_ready():
+                there = time.monotonic()
+            elif time.monotonic() - there > self.patience:
+                raise RunError(f"{name}: whoever served it is gone")
             if again and time.monotonic() - asked > _REPEAT_SECONDS:
                 futures.append(client.call_async(request))
                 asked = time.monotonic()
             return any(future.done() for future in futures)
 
-        self.wait(answered, deadline, f"{name}: no answer within {self.patience:.0f} s")
+        longest = self.patience if answer_within is None else max(answer_within, self.patience)
+        self.wait(answered, deadline - self.patience + longest, f"{name}: no answer within {longest:.0f} s")
         return next(future.result() for future in futures if future.done())
 
     def _has_met(self, name: str) -> bool:

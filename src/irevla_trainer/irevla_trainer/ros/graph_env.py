@@ -45,6 +45,9 @@ from irevla_trainer.ros.graph_client import GraphClient
 _SEEDS = 2**31
 _SLOP = 0.025
 
+_RESET_SECONDS = 180.0
+"""s that a reset may take: an arm plans its way home, and goes it slowly."""
+
 
 class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
     """A robot on the graph, where no policy node acts beside.
@@ -91,7 +94,7 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
         self._observations: list[Observation] = []
         self._steps: dict[int, StepInfo] = {}
         self._commands: dict[int, Command] = {}
-        self._label, self.told = "", False
+        self._label, self._recording, self.told = "", "", False
         self._last: Observation | None = None
         self._action: Action | None = None
         self._problem = ""
@@ -144,7 +147,8 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
             "nobody takes actions from /irevla/action: is irevla_guard running?",
         )
         request = ResetWorld.Request(task=task, variation=variation, seed=episode)
-        answer = self._client.call(ResetWorld, "/irevla/reset", request)
+        # An arm may take its time on the way home.
+        answer = self._client.call(ResetWorld, "/irevla/reset", request, answer_within=_RESET_SECONDS)
         start = nanoseconds(answer.stamp)
         self._label, self._start_over = "", True
         # It is on its way as a message too, which may come after the first observation.
@@ -169,7 +173,7 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
         self._action = action_message(flown.proposal)
         self._publisher.publish(self._action)
         observation = self._next(self._after(before), before.stamp)
-        command = self._commands.get(before.stamp)
+        command = self._carried_out(before, observation)
         self._start_over = command is None or command.source != int(Source.POLICY)
         self._count += 1
         told = self._steps.get(observation.stamp)
@@ -221,6 +225,21 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
                 del kept[stamp]
         return self._last
 
+    def _carried_out(self, before: Observation, observation: Observation) -> Command | None:
+        """What the robot did between two observations; None where nobody says.
+
+        In real time somebody who intervened answers no observation: the guard gives it the stamp of the newest image.
+        """
+        between = [stamp for stamp in sorted(self._commands) if before.stamp <= stamp < observation.stamp]
+        interventions = [
+            self._commands[stamp]
+            for stamp in between
+            if self._commands[stamp].source == int(Source.INTERVENTION) and len(self._commands[stamp].values)
+        ]
+        if interventions and not self._lock_step:
+            return interventions[-1]
+        return self._commands.get(before.stamp)
+
     def _observed(self, observation: Observation) -> Observed:
         state = proprioceptive_state(self._profile, self._kinematics, observation.joint_positions, observation.gripper)
         return {**observation.images, "state": state}
@@ -248,7 +267,9 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
     def _on_joint_states(self, message: JointState) -> None:
         def add() -> Observation | None:
             positions, gripper = joint_positions(message, self._profile)
-            return self._assembler.add_joint_states(nanoseconds(message.header.stamp), positions, gripper)
+            # Drivers without stamps: those states are of now, as for guard and policy.
+            stamp = nanoseconds(message.header.stamp) or int(self._client.node.get_clock().now().nanoseconds)
+            return self._assembler.add_joint_states(stamp, positions, gripper)
 
         self._assemble(add)
 
@@ -274,7 +295,11 @@ class GraphEnvironment(gymnasium.Env[Observed, npt.NDArray[np.float32]]):
     def _on_episode(self, message: EpisodeInfo) -> None:
         words = {EpisodeInfo.SUCCESS_YES: "yes", EpisodeInfo.SUCCESS_NO: "no"}
         if message.state == EpisodeInfo.STATE_RECORDING:
-            self._label = words.get(message.success, "")
+            self._recording = message.episode_id
+        elif message.episode_id != self._recording:
+            return  # an earlier one, labelled late
+        # Who ends the recording may say how the episode ended, too.
+        self._label = words.get(message.success, "")
 
 
 class _GivenAction:

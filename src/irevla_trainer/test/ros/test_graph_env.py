@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from stand_in_robot import StandInRobot
 
-from irevla_msgs.msg import EpisodeInfo
+from irevla_msgs.msg import Action, Command, EpisodeInfo
 from irevla_msgs.srv import ResetWorld
 from irevla_policy.errors import RunError
 from irevla_policy.graph.registry import find_graph
@@ -22,6 +22,7 @@ from irevla_policy.model.config import ModelSettings, RobotFacts
 from irevla_policy.model.policy import VLAPolicy
 from irevla_policy.robot.profile import load_profile
 from irevla_policy.ros import qos
+from irevla_policy.ros.messages import nanoseconds, time_message
 from irevla_policy.sim.environment import WorldEnvironment
 from irevla_policy.sim.experts import expert_for
 from irevla_policy.sim.tasks import load_tasks
@@ -189,6 +190,36 @@ def test_what_a_person_says_of_an_episode_is_what_the_loop_learns_from(label: in
     assert 1 <= len(rollout) < worlds.steps("drawer-open")
     assert rollout.success == [success] and rollout.reward.sum() == float(success)
     assert len(rollout.trajectories) == int(success)
+
+
+def test_what_a_person_does_between_two_observations_is_what_was_carried_out():
+    robot = StandInRobot()
+    commands = robot.node.create_publisher(Command, "/irevla/command", qos.command())
+    driven = np.array([0.1, -0.2, 0.3, 1.0])
+
+    def reset(_: ResetWorld.Request, response: ResetWorld.Response) -> ResetWorld.Response:
+        response.accepted, response.instruction = True, "open the drawer"
+        response.stamp = robot.node.get_clock().now().to_msg()
+        return response
+
+    def intervene(action: Action) -> None:
+        # As the guard does for a device: with the stamp of an image that came after the one that was answered.
+        stamp = nanoseconds(action.header.stamp) + 10_000_000
+        command = Command(source=Command.SOURCE_INTERVENTION, values=driven.tolist())
+        command.header.stamp = time_message(stamp)
+        commands.publish(command)
+
+    robot.node.create_service(ResetWorld, "/irevla/reset", reset)
+    robot.node.create_subscription(Action, "/irevla/action", intervene, qos.recorded())
+    try:
+        with GraphEnvironment(PROFILE, "drawer-open", lock_step=False, patience=10.0) as environment:
+            environment.reset(seed=1)
+            infos = [environment.step(np.zeros(4, np.float32))[-1] for _ in range(6)]
+    finally:
+        robot.close()
+    # The first may come before the two have found each other.
+    assert all(info.get("source") == "intervention" for info in infos[2:]), infos
+    assert all(np.allclose(info["executed"], driven) for info in infos[2:])
 
 
 @pytest.mark.slow
