@@ -52,12 +52,12 @@ class Rollout:
     Attributes:
         observations: Holds what was seen.
         index: Of each decision's observation in there, `[N]`.
-        next_index: Of the observation after it, `[N]`; of its own where the episode ended in success.
+        next_index: Of the observation after it, `[N]`; of its own where the episode was over.
         action: Normalised actions, as sampled, `[N, a]`.
         mean: Means of the distributions they were sampled from, `[N, a]`.
         std: Their common standard deviation.
         reward: 1 at success, else 0, `[N]`.
-        terminated: Whether the episode ended in success, `[N]`.
+        terminated: Whether the episode was over, in success or in a failure that somebody saw, `[N]`.
         ended: Whether the episode ended, `[N]`; without `terminated` it was given up.
         requests: The episodes, in the order of their decisions.
         success: Of each episode.
@@ -101,8 +101,14 @@ class _Episode:
     images: dict[str, list[npt.NDArray[np.uint8]]] = field(default_factory=dict)
     instruction: str = ""
     success: bool = False
+    failed: bool = False
     intervened: list[int] = field(default_factory=list)
     final: int = -1
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is worth anything beyond its end; what was given up might have gone on."""
+        return self.success or self.failed
 
 
 def collect(
@@ -145,6 +151,7 @@ def collect(
     for stepped in worlds.episodes(requests, actor.decide):
         for place, index in enumerate(stepped.index):
             actor.episodes[index].success = bool(stepped.terminated[place])
+            actor.episodes[index].failed = stepped.failed is not None and bool(stepped.failed[place])
             if stepped.instead is not None and not np.isnan(stepped.instead[place]).any():
                 actor.intervene(index, stepped.instead[place])
         if stepped.last is not None:
@@ -215,7 +222,7 @@ class _Actor:
     @torch.no_grad()
     def end(self, last: Seen) -> None:
         """Remember what was seen at the end of given-up episodes: their value goes on beyond it."""
-        rows = [row for row, index in enumerate(last.index) if not self.episodes[index].success]
+        rows = [row for row, index in enumerate(last.index) if not self.episodes[index].over]
         if not rows:
             return
         given_up = last.rows(rows)
@@ -241,10 +248,10 @@ class _Actor:
         ended = np.zeros(sum(lengths), dtype=bool)
         ended[np.cumsum(lengths) - 1] = True
         terminated = ended.copy()
-        terminated[ended] = [episode.success for episode in ordered]
-        following = [
-            [*episode.index[1:], episode.index[-1] if episode.success else episode.final] for episode in ordered
-        ]
+        terminated[ended] = [episode.over for episode in ordered]
+        reward = np.zeros(len(ended), np.float32)
+        reward[ended] = [episode.success for episode in ordered]
+        following = [[*episode.index[1:], episode.index[-1] if episode.over else episode.final] for episode in ordered]
         return Rollout(
             observations=self.observations,
             index=np.concatenate([episode.index for episode in ordered]),
@@ -252,7 +259,7 @@ class _Actor:
             action=np.concatenate([np.stack(episode.action) for episode in ordered]),
             mean=np.concatenate([np.stack(episode.mean) for episode in ordered]),
             std=self.std,
-            reward=terminated.astype(np.float32),
+            reward=reward,
             terminated=terminated,
             ended=ended,
             requests=self.requests,

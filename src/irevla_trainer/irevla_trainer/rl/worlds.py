@@ -90,6 +90,7 @@ class Stepped:
         last: What was seen at the end of those that ended, in their order.
         instead: Raw actions that somebody who intervened had carried out instead of those decided, `[B, a]`; NaN where
             nobody did. None where nobody can.
+        failed: Whether it ended in failure for good, which somebody saw, `[B]`; None where nobody looks.
     """
 
     index: list[int]
@@ -97,6 +98,7 @@ class Stepped:
     truncated: npt.NDArray[np.bool_]
     last: Seen | None
     instead: npt.NDArray[np.float32] | None = None
+    failed: npt.NDArray[np.bool_] | None = None
 
 
 @runtime_checkable

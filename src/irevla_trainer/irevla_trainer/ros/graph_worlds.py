@@ -61,12 +61,18 @@ class EnvironmentWorlds:
                 if not np.isfinite(action).all():
                     raise RunError("the policy's actions are not finite: its weights have diverged")
                 observed, _, terminated, truncated, info = self._environment.step(action)
-                # A person's "no" ends an episode as a success does, and a robot has no simulator to give it up.
+                # A person's "no" ends an episode for good as a success does; a robot has no simulator to give it up.
                 success = bool(info["success"])
                 ended = terminated or truncated or info["step"] >= self.steps(request.task)
                 last = _seen(index, info["step"], observed, info["instruction"]) if ended else None
-                given_up = ended and not success
-                yield Stepped([index], np.array([success]), np.array([given_up]), last, _instead(action, info))
+                yield Stepped(
+                    [index],
+                    np.array([success]),
+                    np.array([ended and not terminated]),
+                    last,
+                    _instead(action, info),
+                    np.array([terminated and not success]),
+                )
 
 
 class GraphWorlds(EnvironmentWorlds):

@@ -190,6 +190,8 @@ def test_what_a_person_says_of_an_episode_is_what_the_loop_learns_from(label: in
     assert 1 <= len(rollout) < worlds.steps("drawer-open")
     assert rollout.success == [success] and rollout.reward.sum() == float(success)
     assert len(rollout.trajectories) == int(success)
+    # Nothing is worth anything beyond it: no value of what was seen last is put in the place of what follows.
+    assert rollout.terminated[-1] and rollout.next_index[-1] == rollout.index[-1]
 
 
 def test_what_a_person_does_between_two_observations_is_what_was_carried_out():
