@@ -32,6 +32,9 @@ _POLL = 0.05  # s
 _AGAIN_AFTER = 1.0
 """s until an actor that has ended is started again."""
 
+_LEAVES = 5.0
+"""s until an actor that does not leave by itself is killed."""
+
 _GIVES_UP_AFTER = 5
 """Actors in a row that ended without an episode."""
 
@@ -109,8 +112,7 @@ class RobotRollouts:
                         if self._asking.episodes() != episodes:
                             failures, episodes = 0, self._asking.episodes()
                 finally:
-                    process.kill()
-                    process.wait()
+                    _end(process)
                 how = f"has ended {failures + 1} times, with exit code {process.returncode}; it says why above"
             failures += 1
             if failures == _GIVES_UP_AFTER:
@@ -121,6 +123,17 @@ class RobotRollouts:
 
 def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, **own_group())
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let the actor leave: it acts no more once its pipe is closed, and ends the recording of its episode."""
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        process.wait(_LEAVES)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _step_back(except_for: int | None) -> None:

@@ -42,6 +42,9 @@ _POLL = 0.02  # s
 _PATIENCE = 10.0
 """s that the graph may be silent until the environment is made anew."""
 
+_LEAVES = 3.0
+"""s that the actor has to end its recording when nobody is left to act for."""
+
 _RECORDER_SECONDS = 10.0
 """s that the first episode waits for a recorder; the others are recorded if there is one."""
 
@@ -169,6 +172,7 @@ class _Recorder(GraphClient):
 def main(arguments: list[str]) -> int:
     """Act for the folder that is named; returns the exit code when that cannot be."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the learner, which closes the pipe
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     adopt_environment()
     asking = Asking(Path(arguments[0]))
@@ -183,6 +187,9 @@ def main(arguments: list[str]) -> int:
 def _end_with_parent() -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
+    # The main thread acts no more, and ends the recording of its episode: a recorder would go on until the disk is full.
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_LEAVES)
     os._exit(0)
 
 

@@ -129,6 +129,8 @@ def test_it_learns_while_the_robot_acts_and_survives_the_end_of_either(robot: Ro
         assert after[: len(before)] == before
         assert [line["iteration"] for line in after] == [1.0, 2.0, 3.0]
         assert after[-1]["decisions"] == 6 * STEPS and after[-1]["remembered"] == 6 * STEPS
+        # The episode that was under way is recorded no longer.
+        assert not [path for path in robot.bags.glob("unfinished/*") if path.is_dir()]
     assert not robot.actors() and not (robot.stage / "robot").exists()
     result = json.loads((robot.run / "result.json").read_text())
     assert result["selected"]["step"] == "01-stage1-pick-red-block" and "test" not in result
