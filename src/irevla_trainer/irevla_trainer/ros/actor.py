@@ -187,7 +187,7 @@ def main(arguments: list[str]) -> int:
 def _end_with_parent() -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
-    # The main thread acts no more, and ends the recording of its episode: a recorder would go on until the disk is full.
+    # The main thread acts no more, and ends the recording of its episode, which would go on until the disk is full.
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_LEAVES)
     os._exit(0)
