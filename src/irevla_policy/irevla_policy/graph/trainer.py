@@ -8,7 +8,6 @@ from pathlib import Path
 
 from irevla_policy.graph import shared
 from irevla_policy.graph.description import Argument, Graph, GraphDescription, GraphError, NodeSpec
-from irevla_policy.paths import from_anywhere
 from irevla_policy.robot.profile import load_profile
 
 ARGUMENTS = (
@@ -41,7 +40,7 @@ def build(values: Mapping[str, str]) -> Graph:
         executable="irevla_trainer",
         module="irevla_trainer.ros.trainer_node",
         parameters={
-            "robot": from_anywhere(values["robot"]),
+            "robot": values["robot"],
             "config": config,
             "folder": os.path.abspath(values["folder"]),
             "watch": _watched(values["watch"]),

@@ -173,8 +173,9 @@ def compare(
     slices = Slice(out, minutes, parallel or wanted.parallel)
     runs = [_Run(out, method, wanted, seed) for seed in range(seeds or wanted.seeds) for method in methods]
     found = {run.name: run.result() for run in runs if run.finished}
-    for run in (run for run in runs if run.name not in found):
-        check(run.settings(), preset_path(benchmark, preset), recorded=False, started=False)
+    left = [run.settings() for run in runs if run.name not in found]
+    if left:  # all have the same tasks, worlds and device
+        check(left[0], preset_path(benchmark, preset), recorded=False, started=False)
     for number, words in enumerate(_collecting(wanted, out / "bags")):
         slices.run({_COLLECT if number == 0 else f"{_COLLECT} {number + 1}": words})
     _check_bags(wanted, out / "bags")

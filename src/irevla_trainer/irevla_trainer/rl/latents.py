@@ -239,6 +239,23 @@ def concatenated(latents: Sequence[Latent]) -> Latent:
     )
 
 
+class JoinedStores:
+    """Several stores of latents under one index: those of the second follow those of the first, and so on."""
+
+    def __init__(self, stores: Sequence[LatentStore]) -> None:
+        self._stores = stores
+        self._ends = np.cumsum([len(store) for store in stores])
+        self.starts = self._ends - [len(store) for store in stores]
+
+    def latent(self, indices: Indices) -> Latent:
+        """Latents `[B, ...]` by index."""
+        of = np.searchsorted(self._ends, indices, side="right")
+        parts = [self._stores[k].latent(indices[of == k] - self.starts[k]) for k in np.unique(of)]
+        found = concatenated(parts)
+        back = torch.from_numpy(np.argsort(np.argsort(of, kind="stable"))).to(found.hidden.device)
+        return Latent(found.hidden[back], found.mask[back], found.state[back])
+
+
 def encode(
     policy: VLAPolicy,
     images: dict[str, list[npt.NDArray[np.uint8]]] | dict[str, npt.NDArray[np.uint8]],

@@ -27,9 +27,9 @@ from irevla_policy.model.policy import Latent, VLAPolicy
 from irevla_trainer.learn.decisions import Decisions
 from irevla_trainer.rl.advantage import generalised_advantages
 from irevla_trainer.rl.algorithm import DivergedError
-from irevla_trainer.rl.latents import ImageStore, Indices, LatentStore, new_store
+from irevla_trainer.rl.latents import ImageStore, Indices, JoinedStores, LatentStore, new_store
 from irevla_trainer.rl.rehearsal import Rehearsal, rehearse
-from irevla_trainer.rl.reuse import Batch, JoinedStores, RecentRollouts
+from irevla_trainer.rl.reuse import Batch, RecentRollouts
 from irevla_trainer.rl.rollout import Rollout
 from irevla_trainer.rl.settings import LatentSettings, PpoSettings
 

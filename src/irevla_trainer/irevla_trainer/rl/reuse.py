@@ -9,7 +9,7 @@ rollouts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,53 +18,21 @@ import torch
 from torch import Tensor
 
 from irevla_policy.model.policy import Latent
-from irevla_trainer.rl.latents import ImageStore, Indices, LatentStore, concatenated
-from irevla_trainer.rl.rollout import Float, Rollout
+from irevla_trainer.rl.latents import JoinedStores, LatentStore
+from irevla_trainer.rl.rollout import Decided, Float, Rollout
 
 _ARRAYS = ("index", "next_index", "action", "mean", "reward", "terminated", "ended")
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Whole episodes one after the other, N decisions in all; see `Rollout` for what is not said here.
+class Batch(Decided):
+    """Decisions of several rollouts; `mean` and `std` are those of the policy as it is now.
 
     Attributes:
-        observations: Holds what was seen.
-        mean: Means of the policy as it is now, `[N, a]`.
-        std: Of its distributions, and of those that the actions were sampled from.
         importance: rho, `[N]`.
     """
 
-    observations: LatentStore | ImageStore | JoinedStores
-    index: Indices
-    next_index: Indices
-    action: Float
-    mean: Float
-    std: float
-    reward: Float
-    terminated: npt.NDArray[np.bool_]
-    ended: npt.NDArray[np.bool_]
     importance: Float
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-
-class JoinedStores:
-    """Several stores of latents under one index: those of the second follow those of the first, and so on."""
-
-    def __init__(self, stores: Sequence[LatentStore]) -> None:
-        self._stores = stores
-        self._ends = np.cumsum([len(store) for store in stores])
-        self.starts = self._ends - [len(store) for store in stores]
-
-    def latent(self, indices: Indices) -> Latent:
-        """Latents `[B, ...]` by index."""
-        of = np.searchsorted(self._ends, indices, side="right")
-        parts = [self._stores[k].latent(indices[of == k] - self.starts[k]) for k in np.unique(of)]
-        found = concatenated(parts)
-        back = torch.from_numpy(np.argsort(np.argsort(of, kind="stable"))).to(found.hidden.device)
-        return Latent(found.hidden[back], found.mask[back], found.state[back])
 
 
 @dataclass(frozen=True)

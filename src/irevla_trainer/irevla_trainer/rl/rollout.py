@@ -12,7 +12,7 @@ import torch
 from scipy.signal import lfilter
 
 from irevla_policy.model.policy import Latent, VLAPolicy
-from irevla_trainer.rl.latents import ImageStore, Indices, LatentStore, encode
+from irevla_trainer.rl.latents import ImageStore, Indices, JoinedStores, LatentStore, encode
 from irevla_trainer.rl.worlds import EpisodeRequest, RunsEpisodes, Seen
 
 Float = npt.NDArray[np.float32]
@@ -46,8 +46,8 @@ class Trajectory:
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """Whole episodes one after the other, N decisions in all.
+class Decided:
+    """Decisions of whole episodes one after the other, N in all.
 
     Attributes:
         observations: Holds what was seen.
@@ -59,13 +59,9 @@ class Rollout:
         reward: 1 at success, else 0, `[N]`.
         terminated: Whether the episode was over, in success or in a failure that somebody saw, `[N]`.
         ended: Whether the episode ended, `[N]`; without `terminated` it was given up.
-        requests: The episodes, in the order of their decisions.
-        success: Of each episode.
-        intervened: Of each episode, whether somebody intervened; its actions are then those carried out.
-        trajectories: The successful ones, as far as they were asked for.
     """
 
-    observations: LatentStore | ImageStore
+    observations: LatentStore | ImageStore | JoinedStores
     index: Indices
     next_index: Indices
     action: Float
@@ -74,13 +70,26 @@ class Rollout:
     reward: Float
     terminated: npt.NDArray[np.bool_]
     ended: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+@dataclass(frozen=True)
+class Rollout(Decided):
+    """What one policy did.
+
+    Attributes:
+        requests: The episodes, in the order of their decisions.
+        success: Of each episode.
+        intervened: Of each episode, whether somebody intervened; its actions are then those carried out.
+        trajectories: The successful ones, as far as they were asked for.
+    """
+
     requests: list[EpisodeRequest]
     success: list[bool]
     intervened: list[bool]
     trajectories: list[Trajectory]
-
-    def __len__(self) -> int:
-        return len(self.index)
 
     @property
     def success_rate(self) -> float:
